@@ -1,0 +1,26 @@
+const UNIT_MS = { ms: 1, s: 1_000, m: 60_000, h: 3_600_000, d: 86_400_000 } as const
+const SIZE_BYTES = { b: 1, kb: 1 << 10, mb: 1 << 20, gb: 1 << 30 } as const
+
+/** Milliseconds as a number, or a number with a unit: `'250ms' | '5s' | '1m' | '2h' | '7d'`. */
+export type Duration = number | `${number}${keyof typeof UNIT_MS}`
+
+/** Bytes as a number, or a number with a unit (powers of 1,024): `'512b' | '64kb' | '512mb' | '2gb'`. */
+export type ByteSize = number | `${number}${keyof typeof SIZE_BYTES}`
+
+/** Milliseconds of `value`, or undefined when it is no duration of 0 ms or more. */
+export function durationMs(value: unknown): number | undefined {
+  return scaled(value, UNIT_MS, /^(\d+(?:\.\d+)?)(ms|s|m|h|d)$/)
+}
+
+/** Bytes of `value`, or undefined when it is no size of 0 bytes or more. */
+export function byteSize(value: unknown): number | undefined {
+  return scaled(value, SIZE_BYTES, /^(\d+(?:\.\d+)?)(b|kb|mb|gb)$/)
+}
+
+function scaled(value: unknown, units: Readonly<Record<string, number>>, form: RegExp): number | undefined {
+  if (typeof value === 'number') return Number.isFinite(value) && value >= 0 ? value : undefined
+  if (typeof value !== 'string') return undefined
+  const match = form.exec(value.trim().toLowerCase())
+  if (!match) return undefined
+  return Math.round(Number(match[1]) * (units[match[2] as string] as number))
+}
