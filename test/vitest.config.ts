@@ -1,0 +1,46 @@
+import { fileURLToPath } from 'node:url'
+import { defineConfig, type TestProjectInlineConfiguration } from 'vitest/config'
+
+const root = fileURLToPath(new URL('..', import.meta.url))
+const helper = (file: string): string => fileURLToPath(new URL(`helpers/${file}`, import.meta.url))
+
+/**
+ * A test file chooses its project by its suffix: `name.<suffix>.test.ts`. A new kind of test is one entry here.
+ * Each project is its own group, one after the other, so that forks and failovers with deadlines do not compete
+ * with property tests for the same two cores.
+ */
+const projects: Record<string, { suffix: string } & NonNullable<TestProjectInlineConfiguration['test']>> = {
+  unit: {
+    suffix: 'unit',
+  },
+  integration: {
+    suffix: 'int',
+    globalSetup: [helper('global-setup.ts')],
+  },
+  cluster: {
+    suffix: 'cluster',
+    globalSetup: [helper('require-dist.ts'), helper('global-setup.ts')],
+    testTimeout: 120_000,
+    fileParallelism: false,
+  },
+}
+
+export default defineConfig({
+  root,
+  test: {
+    projects: Object.entries(projects).map(([name, { suffix, ...options }], groupOrder) => ({
+      root,
+      test: {
+        name,
+        include: [`test/**/*.${suffix}.test.ts`],
+        setupFiles: [helper('setup.ts')],
+        pool: 'forks',
+        maxWorkers: 2,
+        testTimeout: 30_000,
+        hookTimeout: 60_000,
+        sequence: { groupOrder },
+        ...options,
+      },
+    })),
+  },
+})
