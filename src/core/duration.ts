@@ -1,11 +1,11 @@
-const UNIT_MS = { ms: 1, s: 1_000, m: 60_000, h: 3_600_000, d: 86_400_000 } as const
-const SIZE_BYTES = { b: 1, kb: 1 << 10, mb: 1 << 20, gb: 1 << 30 } as const
+const UNIT_MS: Readonly<Record<string, number>> = { ms: 1, s: 1_000, m: 60_000, h: 3_600_000, d: 86_400_000 }
+const SIZE_BYTES: Readonly<Record<string, number>> = { b: 1, kb: 1_024, mb: 1_048_576, gb: 1_073_741_824 }
 
 /** Milliseconds as a number, or a number with a unit: `'250ms' | '5s' | '1m' | '2h' | '7d'`. */
-export type Duration = number | `${number}${keyof typeof UNIT_MS}`
+export type Duration = number | `${number}${'ms' | 's' | 'm' | 'h' | 'd'}`
 
 /** Bytes as a number, or a number with a unit (powers of 1,024): `'512b' | '64kb' | '512mb' | '2gb'`. */
-export type ByteSize = number | `${number}${keyof typeof SIZE_BYTES}`
+export type ByteSize = number | `${number}${'b' | 'kb' | 'mb' | 'gb'}`
 
 /** Milliseconds of `value`, or undefined when it is no duration of 0 ms or more. */
 export function durationMs(value: unknown): number | undefined {

@@ -1,0 +1,98 @@
+import { SharedStateError } from '../core/errors.ts'
+import { encodeMessages } from './frame.ts'
+import { encodePayload } from './payload.ts'
+import { checkTopic } from './topics.ts'
+
+/** A frame is sent at the end of the tick, or as soon as it holds this many characters. */
+const FLUSH_CHARACTERS = 16 << 10
+/** Frames made before the hub has been joined; past it the oldest go. */
+const MAX_EARLY_BYTES = 8 << 20
+
+export interface BatcherOptions {
+  readonly publisher: Buffer
+  readonly maxMessageBytes: number
+  /** False while there is no hub yet; the frame is kept. */
+  send(frame: Buffer, receipt: number): boolean
+  /** A frame that waited too long for a hub is gone, and with it the message that wanted this receipt, if not 0. */
+  drop(receipt: number): void
+  /** The same messages for this process's own receivers. */
+  receiveOwn(body: string, firstSequence: number, sentAt: number): void
+}
+
+/** Gathers the messages of one tick into one frame: the largest single saving on the way to the hub. */
+export interface Batcher {
+  /** @throws SharedStateError `ERR_AS_ONE_OPTIONS` for the topic, `ERR_AS_ONE_PAYLOAD` for the payload or its size */
+  add(topic: string, payload: unknown, self: boolean, receipt: number): void
+  flush(): void
+}
+
+export function createBatcher({ publisher, maxMessageBytes, send, drop, receiveOwn }: BatcherOptions): Batcher {
+  let body = ''
+  let count = 0
+  let batchSelf = true
+  let sequence = 0
+  let scheduled = false
+  let own: { text: string; firstSequence: number; sentAt: number }[] = []
+  const early: { frame: Buffer; receipt: number }[] = []
+  let earlyBytes = 0
+
+  function flush(): void {
+    scheduled = false
+    cut(0)
+    for (let first = early[0]; first && send(first.frame, first.receipt); first = early[0]) {
+      early.shift()
+      earlyBytes -= first.frame.length
+    }
+    const delivered = own
+    own = []
+    for (const { text, firstSequence, sentAt } of delivered) receiveOwn(text, firstSequence, sentAt)
+  }
+
+  /** Ends the frame; only its last message may want a receipt. */
+  function cut(receipt: number): void {
+    if (count === 0) return
+    const firstSequence = sequence - count + 1
+    const sentAt = Date.now()
+    const text = `[${body}]`
+    const frame = encodeMessages(text, { receipt, count, publisher, firstSequence, sentAt })
+    // Own receivers run at the flush, never inside the call that publishes.
+    if (batchSelf) own.push({ text, firstSequence, sentAt })
+    body = ''
+    count = 0
+    if (early.length > 0 || !send(frame, receipt)) keep(frame, receipt)
+  }
+
+  function keep(frame: Buffer, receipt: number): void {
+    early.push({ frame, receipt })
+    earlyBytes += frame.length
+    while (earlyBytes > MAX_EARLY_BYTES && early.length > 1) {
+      const dropped = early.shift() as { frame: Buffer; receipt: number }
+      earlyBytes -= dropped.frame.length
+      drop(dropped.receipt)
+    }
+  }
+
+  return {
+    add(topic, payload, self, receipt) {
+      checkTopic(topic)
+      const { encoding, json } = encodePayload(payload)
+      // A UTF-16 unit is at most three bytes of UTF-8, so most payloads need no exact count.
+      if (json.length * 3 > maxMessageBytes && Buffer.byteLength(json) > maxMessageBytes) {
+        throw new SharedStateError(
+          'ERR_AS_ONE_PAYLOAD',
+          `the payload for '${topic}' has ${Buffer.byteLength(json)} bytes, over maxMessageBytes ${maxMessageBytes}; send a key and store the value`,
+        )
+      }
+      if (count > 0 && (self !== batchSelf || body.length >= FLUSH_CHARACTERS)) cut(0)
+      batchSelf = self
+      body += `${count === 0 ? '' : ','}${JSON.stringify(topic)},${encoding},${json}`
+      count += 1
+      sequence += 1
+      if (receipt !== 0) cut(receipt)
+      if (scheduled) return
+      scheduled = true
+      setImmediate(flush)
+    },
+    flush,
+  }
+}

@@ -1,0 +1,214 @@
+import { timingSafeEqual } from 'node:crypto'
+import { Socket } from 'node:net'
+import { isMainThread } from 'node:worker_threads'
+import { channels } from '../core/channels.ts'
+import { messageOf, SharedStateError } from '../core/errors.ts'
+import { BadFrame, decodeControl, encodeControl, FrameReader, Kind, kindOf } from './frame.ts'
+import type { Hub, HubPort, HubSeat, Receipt } from './hub.ts'
+import { type MemberRecord, readMemberRecords } from './members.ts'
+
+/**
+ * The extra socketpair between a worker and its primary. Cluster IPC carries control only: bus traffic on it would stand
+ * in front of the connections that the primary hands over.
+ */
+export const CHANNEL_FD = 4
+const ANNOUNCEMENT = 'AS_ONE_CHANNEL'
+
+/** A stuck reader costs the writer at most this much memory; frames beyond it are dropped and reported. */
+const MAX_UNREAD_BYTES = 8 << 20
+/** A primary that has announced a channel and does not answer on it for this long is not going to. */
+const WELCOME_DEADLINE_MS = 2_000
+
+/** What the primary tells a worker before any user code runs, in one environment variable. */
+export interface Announcement {
+  readonly nonce: string
+  readonly index: number
+  readonly name: string
+  readonly namespace: string
+  /** URL of the Redis, undefined when the primary was given options or a client. */
+  readonly redis: string | undefined
+  /** Same for two processes with the same Redis. */
+  readonly redisId: string
+}
+
+export function announcementEnv(announcement: Announcement): Record<string, string> {
+  return { [ANNOUNCEMENT]: JSON.stringify(announcement) }
+}
+
+/** A worker's end, opened by the agent and used by the first bus with the primary's namespace and Redis. */
+export interface AnnouncedChannel {
+  readonly announcement: Announcement
+  /** Undefined once a bus has taken it. */
+  socket: Socket | undefined
+}
+
+/** On globalThis, since the agent and the app may load two copies of this package. */
+const AGENT_SLOT: unique symbol = Symbol.for('as-one.channel.1') as never
+type AgentGlobal = { [AGENT_SLOT]?: AnnouncedChannel }
+
+/**
+ * Opens the announced channel and removes the announcement, so that neither user code nor a child process sees it.
+ * Main thread only: the preload runs again in every worker thread, where opening the fd would steal frames.
+ */
+export function openAnnouncedChannel(env: NodeJS.ProcessEnv): AnnouncedChannel | undefined {
+  const text = env[ANNOUNCEMENT]
+  if (text === undefined || !isMainThread) return announcedChannel()
+  delete env[ANNOUNCEMENT]
+  const announcement = JSON.parse(text) as Announcement
+  const socket = new Socket({ fd: CHANNEL_FD, readable: true, writable: true })
+  socket.on('error', () => {}) // 'close' follows and says it
+  socket.unref() // a worker ends when its app ends, not when the bus does
+  const channel: AnnouncedChannel = { announcement, socket }
+  ;(globalThis as AgentGlobal)[AGENT_SLOT] = channel
+  return channel
+}
+
+export function announcedChannel(): AnnouncedChannel | undefined {
+  return (globalThis as AgentGlobal)[AGENT_SLOT]
+}
+
+/** Takes the channel for a bus, once, if it leads to the hub that this bus would open itself. */
+export function takeChannel(namespace: string, redisId: string): { socket: Socket; announcement: Announcement } | undefined {
+  const channel = announcedChannel()
+  if (!channel?.socket || channel.socket.destroyed) return undefined
+  const { announcement, socket } = channel
+  if (announcement.namespace !== namespace || announcement.redisId !== redisId) return undefined
+  channel.socket = undefined
+  return { socket, announcement }
+}
+
+/**
+ * Joins the primary's hub over the channel.
+ *
+ * @throws SharedStateError `ERR_AS_ONE_CHANNEL` when the primary refuses, closes or does not answer; the caller becomes its own hub
+ */
+export function joinOverChannel(
+  { socket, announcement }: { socket: Socket; announcement: Announcement },
+  member: MemberRecord,
+  port: HubPort,
+  onLost: (reason: string) => void,
+): Promise<HubSeat> {
+  return new Promise((resolve, reject) => {
+    const reader = new FrameReader()
+    let joined = false
+    let over = false
+    const end = (reason: string): void => {
+      if (over) return
+      over = true
+      clearTimeout(timer)
+      socket.destroy()
+      if (joined) onLost(reason)
+      else reject(new SharedStateError('ERR_AS_ONE_CHANNEL', `the primary's hub cannot be used: ${reason}`))
+    }
+    const timer = setTimeout(() => end(`no answer in ${WELCOME_DEADLINE_MS} ms`), WELCOME_DEADLINE_MS)
+    socket.on('close', () => end('the channel closed'))
+    socket.on('data', (chunk: Buffer) => {
+      try {
+        for (const frame of reader.read(chunk)) {
+          if (!joined) {
+            const value = decodeControl(frame)
+            if (kindOf(frame) === Kind.refuse) return end(String(value?.reason))
+            if (kindOf(frame) !== Kind.welcome || value?.nonce !== announcement.nonce) return end('it answered the hello with something else')
+            joined = true
+            clearTimeout(timer)
+            resolve({ send: (sent) => writeBounded(socket, sent, 'worker'), leave: () => void socket.end() })
+          } else if (!over) hand(frame, port)
+        }
+      } catch (error) {
+        end(messageOf(error))
+      }
+    })
+    socket.write(encodeControl(Kind.hello, { ...announcement, redis: undefined, member }))
+  })
+}
+
+function hand(frame: Buffer, port: HubPort): void {
+  const kind = kindOf(frame)
+  if (kind === Kind.messages) {
+    port.deliver(frame)
+    return
+  }
+  const value = decodeControl(frame)
+  if (value === undefined) throw new BadFrame(`a frame of kind ${kind} without content`)
+  if (kind === Kind.members) port.members(readMemberRecords(value.members))
+  else if (kind === Kind.remote) port.remote(value.up === true)
+  else if (kind === Kind.receipt) port.receipt(Number(value.id), value.receipt as Receipt)
+  else throw new BadFrame(`a hub does not send frames of kind ${kind}`)
+}
+
+/**
+ * The primary's end: lets one worker join the hub over its socket. What does not speak our protocol costs that worker
+ * its channel, with a reason, and nobody else anything.
+ */
+export function serveChannel(socket: Socket, hub: Hub, expected: Announcement): void {
+  const reader = new FrameReader()
+  let seat: HubSeat | undefined
+  const refuse = (reason: string): void => {
+    if (channels.bus.hasSubscribers) channels.bus.publish({ event: 'channel-closed', index: expected.index, reason })
+    socket.end(encodeControl(Kind.refuse, { reason }))
+    socket.removeListener('data', onData)
+    socket.resume()
+  }
+  const onData = (chunk: Buffer): void => {
+    try {
+      for (const frame of reader.read(chunk)) {
+        if (seat) {
+          if (kindOf(frame) !== Kind.messages) throw new BadFrame(`a worker does not send frames of kind ${kindOf(frame)}`)
+          seat.send(frame)
+        } else {
+          seat = welcome(socket, hub, frame, expected)
+        }
+      }
+    } catch (error) {
+      refuse(messageOf(error))
+    }
+  }
+  socket.on('error', () => {}) // ECONNRESET when a worker dies; 'close' follows
+  socket.on('close', () => seat?.leave())
+  socket.on('data', onData)
+}
+
+function welcome(socket: Socket, hub: Hub, frame: Buffer, expected: Announcement): HubSeat {
+  const hello = decodeControl(frame)
+  if (kindOf(frame) !== Kind.hello || hello === undefined) throw new BadFrame('the first frame is no hello')
+  if (!sameText(String(hello.nonce), expected.nonce)) throw new BadFrame('the hello has the wrong nonce')
+  if (hello.namespace !== expected.namespace || hello.redisId !== expected.redisId) throw new BadFrame('another namespace or Redis')
+  const [member] = readMemberRecords([hello.member])
+  if (!member) throw new BadFrame('the hello names no member')
+  socket.write(encodeControl(Kind.welcome, { nonce: expected.nonce }))
+  return hub.join(
+    { ...member, index: expected.index },
+    {
+      deliver: (sent) => writeBounded(socket, sent, 'primary'),
+      members: (members) => writeOnce(socket, encodeControl(Kind.members, { members })),
+      remote: (up) => writeOnce(socket, encodeControl(Kind.remote, { up })),
+      receipt: (id, receipt) => writeOnce(socket, encodeControl(Kind.receipt, { id, receipt })),
+    },
+  )
+}
+
+/** False when the reader is so far behind that the frame was dropped. */
+function writeBounded(socket: Socket, frame: Buffer, end: 'primary' | 'worker'): boolean {
+  if (socket.writableLength > MAX_UNREAD_BYTES) {
+    if (channels.bus.hasSubscribers) channels.bus.publish({ event: 'channel-overflow', end, bytes: frame.length })
+    return false
+  }
+  return writeOnce(socket, frame)
+}
+
+/** One write to the kernel per tick. */
+function writeOnce(socket: Socket, frame: Buffer): boolean {
+  if (socket.writableEnded || socket.destroyed) return false
+  if (socket.writableCorked === 0) {
+    socket.cork()
+    process.nextTick(() => socket.uncork())
+  }
+  socket.write(frame)
+  return true
+}
+
+function sameText(a: string, b: string): boolean {
+  const left = Buffer.from(a)
+  const right = Buffer.from(b)
+  return left.length === right.length && timingSafeEqual(left, right)
+}

@@ -1,0 +1,197 @@
+/**
+ * The wire format, the same on the channel between primary and worker and in a Redis message, which holds one or more
+ * frames behind each other.
+ *
+ * | offset | size | field |
+ * |---|---|---|
+ * | 0  | u32 | bytes that follow this field |
+ * | 4  | u8  | version |
+ * | 5  | u8  | kind |
+ * | 6  | u16 | reserved, 0 |
+ * | 8  | u32 | `messages`: receipt wanted under this number, 0 for none |
+ * | 12 | u32 | `messages`: how many |
+ * | 16 | 8 B | `messages`: hub of the publisher, written by that hub |
+ * | 24 | 8 B | `messages`: publisher |
+ * | 32 | f64 | `messages`: sequence number of the first one |
+ * | 40 | f64 | `messages`: sent at, ms since the epoch by the publisher's clock |
+ * | 48 | …   | `messages`: UTF-8 JSON `[topic, encoding, payload, …]` |
+ *
+ * Every other kind has UTF-8 JSON from offset 8 on.
+ */
+export const FRAME_VERSION = 1
+export const MAX_FRAME_BYTES: number = 16 << 20
+
+export const Kind = {
+  messages: 1 as number,
+  hello: 2 as number,
+  welcome: 3 as number,
+  refuse: 4 as number,
+  receipt: 5 as number,
+  members: 6 as number,
+  remote: 7 as number,
+  roster: 8 as number,
+  who: 9 as number,
+}
+const LAST_KIND = 9
+
+const CONTROL_HEADER_BYTES = 8
+export const MESSAGES_HEADER_BYTES = 48
+const HUB_OFFSET = 16
+
+/** Ids of hubs and members: 8 random bytes, as hex outside of frames. A new one for every incarnation. */
+export const ID_BYTES = 8
+
+export interface MessagesHeader {
+  readonly receipt: number
+  readonly count: number
+  readonly hub: string
+  readonly publisher: string
+  readonly firstSequence: number
+  readonly sentAt: number
+}
+
+/** A frame of messages; `body` is the JSON array's text. */
+export function encodeMessages(
+  body: string,
+  { receipt, count, publisher, firstSequence, sentAt }: Omit<MessagesHeader, 'hub' | 'publisher'> & { publisher: Buffer },
+): Buffer {
+  const bodyBytes = Buffer.byteLength(body)
+  const frame = Buffer.allocUnsafe(MESSAGES_HEADER_BYTES + bodyBytes)
+  frame.writeUInt32LE(frame.length - 4, 0)
+  frame.writeUInt32LE(FRAME_VERSION | (Kind.messages << 8), 4)
+  frame.writeUInt32LE(receipt, 8)
+  frame.writeUInt32LE(count, 12)
+  frame.fill(0, HUB_OFFSET, HUB_OFFSET + ID_BYTES)
+  publisher.copy(frame, 24)
+  frame.writeDoubleLE(firstSequence, 32)
+  frame.writeDoubleLE(sentAt, 40)
+  frame.write(body, MESSAGES_HEADER_BYTES)
+  return frame
+}
+
+/** Marks the hub that a frame of messages came through; done in place, the hub owns what it has read. */
+export function stampHub(frame: Buffer, hub: Buffer): void {
+  hub.copy(frame, HUB_OFFSET)
+}
+
+export function isFromHub(frame: Buffer, hub: Buffer): boolean {
+  return hub.compare(frame, HUB_OFFSET, HUB_OFFSET + ID_BYTES) === 0
+}
+
+export function receiptOf(frame: Buffer): number {
+  return frame.readUInt32LE(8)
+}
+
+export function readMessagesHeader(frame: Buffer): MessagesHeader {
+  return {
+    receipt: frame.readUInt32LE(8),
+    count: frame.readUInt32LE(12),
+    hub: frame.toString('hex', HUB_OFFSET, HUB_OFFSET + ID_BYTES),
+    publisher: frame.toString('hex', 24, 24 + ID_BYTES),
+    firstSequence: frame.readDoubleLE(32),
+    sentAt: frame.readDoubleLE(40),
+  }
+}
+
+/** The JSON text of a frame of messages. */
+export function messagesBody(frame: Buffer): string {
+  return frame.toString('utf8', MESSAGES_HEADER_BYTES)
+}
+
+export function encodeControl(kind: number, value: unknown): Buffer {
+  const text = JSON.stringify(value)
+  const frame = Buffer.allocUnsafe(CONTROL_HEADER_BYTES + Buffer.byteLength(text))
+  frame.writeUInt32LE(frame.length - 4, 0)
+  frame.writeUInt32LE(FRAME_VERSION | (kind << 8), 4)
+  frame.write(text, CONTROL_HEADER_BYTES)
+  return frame
+}
+
+/** The value of a control frame, undefined when it is no JSON object. */
+export function decodeControl(frame: Buffer): Readonly<Record<string, unknown>> | undefined {
+  try {
+    const value: unknown = JSON.parse(frame.toString('utf8', CONTROL_HEADER_BYTES))
+    return typeof value === 'object' && value !== null ? (value as Record<string, unknown>) : undefined
+  } catch {
+    return undefined // whoever sent this does not speak our protocol; the caller says what follows
+  }
+}
+
+export function kindOf(frame: Buffer): number {
+  return frame.readUInt8(5)
+}
+
+/** A frame that cannot be read; whatever brought it is no longer in step with us. */
+export class BadFrame extends Error {}
+
+/** Cuts a byte stream into frames. Frames are views into what was read, copied only where one spans two chunks. */
+export class FrameReader {
+  /** Chunks of a frame that has not arrived whole; joined once it has, since joining at every chunk is quadratic. */
+  #parts: Buffer[] = []
+  #partBytes = 0
+  #wanted = 0
+
+  /** @throws BadFrame when a frame is too long, too short or of another version */
+  read(chunk: Buffer): readonly Buffer[] {
+    const frames: Buffer[] = []
+    let data = this.#join(chunk)
+    while (data !== undefined) {
+      if (data.length < 4) break
+      const length = 4 + data.readUInt32LE(0)
+      if (length > MAX_FRAME_BYTES) throw new BadFrame(`a frame of ${length} bytes is over the limit of ${MAX_FRAME_BYTES}`)
+      if (length < CONTROL_HEADER_BYTES) throw new BadFrame(`a frame of ${length} bytes is too short`)
+      if (data.length < length) {
+        this.#wanted = length
+        break
+      }
+      const frame = data.subarray(0, length)
+      checkFrame(frame)
+      frames.push(frame)
+      data = data.length === length ? undefined : data.subarray(length)
+    }
+    if (data !== undefined) this.#keep(data)
+    return frames
+  }
+
+  #join(chunk: Buffer): Buffer | undefined {
+    if (this.#partBytes === 0) return chunk
+    this.#parts.push(chunk)
+    this.#partBytes += chunk.length
+    if (this.#partBytes < this.#wanted) return undefined
+    const joined = Buffer.concat(this.#parts, this.#partBytes)
+    this.#parts = []
+    this.#partBytes = 0
+    this.#wanted = 0
+    return joined
+  }
+
+  #keep(data: Buffer): void {
+    this.#parts = [data]
+    this.#partBytes = data.length
+  }
+}
+
+/** All frames of one Redis message. */
+export function framesOf(message: Buffer): readonly Buffer[] {
+  const frames: Buffer[] = []
+  let offset = 0
+  while (offset < message.length) {
+    if (message.length - offset < CONTROL_HEADER_BYTES) throw new BadFrame(`${message.length - offset} stray bytes at the end`)
+    const end = offset + 4 + message.readUInt32LE(offset)
+    if (end > message.length) throw new BadFrame('a frame ends behind its message')
+    const frame = message.subarray(offset, end)
+    if (frame.length < CONTROL_HEADER_BYTES) throw new BadFrame(`a frame of ${frame.length} bytes is too short`)
+    checkFrame(frame)
+    frames.push(frame)
+    offset = end
+  }
+  return frames
+}
+
+function checkFrame(frame: Buffer): void {
+  const version = frame.readUInt8(4)
+  if (version !== FRAME_VERSION) throw new BadFrame(`frame version ${version}, this process speaks ${FRAME_VERSION}`)
+  const kind = kindOf(frame)
+  if (kind < 1 || kind > LAST_KIND) throw new BadFrame(`unknown frame kind ${kind}`)
+  if (kind === Kind.messages && frame.length < MESSAGES_HEADER_BYTES) throw new BadFrame('a frame of messages is too short')
+}

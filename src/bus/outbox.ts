@@ -1,0 +1,138 @@
+import type { Redis } from 'ioredis'
+import { channels } from '../core/channels.ts'
+import { messageOf } from '../core/errors.ts'
+import type { RedisConnection } from '../redis/client.ts'
+
+export type RemoteOutcome = 'sent' | 'queued' | 'dropped'
+
+/** What waits for Redis is bounded; past it the oldest goes first, as the one least likely to matter still. */
+const MAX_QUEUED_BYTES = 8 << 20
+/** One PUBLISH carries at most about this much, so that a backlog does not stand in front of other commands for long. */
+const MAX_PUBLISH_BYTES = 1 << 20
+const RETRY_MS = 100
+
+interface Entry {
+  readonly frame: Buffer
+  readonly done: ((outcome: RemoteOutcome) => void) | undefined
+}
+
+/**
+ * Frames on their way to the other machines: all of a tick in one PUBLISH, and never two PUBLISHes at once. So the order
+ * holds when one fails and is sent again; a frame that arrived twice is recognised by its sequence number.
+ */
+export interface Outbox {
+  add(frame: Buffer, done?: (outcome: RemoteOutcome) => void): void
+  /** Sends what has waited for the connection. */
+  flush(): void
+  /** Resolves when all has been sent, or after the deadline. */
+  drain(deadlineMs: number): Promise<void>
+}
+
+export function createOutbox(connection: RedisConnection, channel: string): Outbox {
+  let queue: Entry[] = []
+  /** Entries whose publisher has not been told an outcome. */
+  const untold = new Set<Entry>()
+  let queuedBytes = 0
+  let scheduled = false
+  let sending = false
+  let onEmpty: (() => void) | undefined
+
+  function schedule(): void {
+    if (scheduled || sending) return
+    scheduled = true
+    setImmediate(flush)
+  }
+
+  function flush(): void {
+    scheduled = false
+    if (sending) return
+    if (queue.length === 0) {
+      onEmpty?.()
+      return
+    }
+    const client = connection.now
+    if (!client) {
+      tellQueued()
+      return
+    }
+    const batch = takeBatch()
+    const message = batch.length === 1 ? (batch[0] as Entry).frame : Buffer.concat(batch.map((entry) => entry.frame))
+    sending = true
+    const published = 'nodes' in client ? client.spublish(channel, message) : (client as Redis).publish(channel, message)
+    published.then(
+      () => {
+        sending = false
+        for (const entry of batch) tell(entry, 'sent')
+        flush()
+      },
+      (error: unknown) => {
+        sending = false
+        onFailure(batch, error)
+      },
+    )
+  }
+
+  function takeBatch(): Entry[] {
+    let bytes = 0
+    let count = 0
+    for (const { frame } of queue) {
+      if (count > 0 && bytes + frame.length > MAX_PUBLISH_BYTES) break
+      bytes += frame.length
+      count += 1
+    }
+    queuedBytes -= bytes
+    return queue.splice(0, count)
+  }
+
+  function onFailure(batch: readonly Entry[], error: unknown): void {
+    const reason = messageOf(error)
+    if (/^(NOPERM|NOAUTH|WRONGPASS|ERR)\b/.test(reason)) {
+      // Refused for good: sending it again would be refused again, and hold up what follows.
+      if (channels.bus.hasSubscribers) channels.bus.publish({ event: 'publish-refused', reason })
+      for (const entry of batch) tell(entry, 'dropped')
+      schedule()
+      return
+    }
+    queue = [...batch, ...queue]
+    for (const { frame } of batch) queuedBytes += frame.length
+    tellQueued()
+    setTimeout(flush, RETRY_MS).unref()
+  }
+
+  /** A publisher does not wait for an outage to end: its receipt says `queued`, once. */
+  function tellQueued(): void {
+    for (const entry of untold) tell(entry, 'queued')
+  }
+
+  function tell(entry: Entry, outcome: RemoteOutcome): void {
+    if (untold.delete(entry)) entry.done?.(outcome)
+  }
+
+  return {
+    add(frame, done) {
+      const entry = { frame, done }
+      queue.push(entry)
+      if (done) untold.add(entry)
+      queuedBytes += frame.length
+      while (queuedBytes > MAX_QUEUED_BYTES && queue.length > 1) {
+        const dropped = queue.shift() as Entry
+        queuedBytes -= dropped.frame.length
+        tell(dropped, 'dropped')
+        if (channels.bus.hasSubscribers) channels.bus.publish({ event: 'outbox-overflow', bytes: dropped.frame.length })
+      }
+      schedule()
+    },
+    flush,
+    drain(deadlineMs) {
+      if (queue.length === 0 && !sending) return Promise.resolve()
+      return new Promise((resolve) => {
+        const timer = setTimeout(resolve, deadlineMs)
+        onEmpty = () => {
+          clearTimeout(timer)
+          resolve()
+        }
+        flush()
+      })
+    },
+  }
+}

@@ -1,0 +1,123 @@
+import { announcedChannel, type Bus, createBus } from './bus/index.ts'
+import { appName } from './core/app-name.ts'
+import { type Closing, createClosing, processClosing } from './core/closing.ts'
+import { createKeys, isNamespace, type Keys, NAMESPACE_FORM } from './core/keys.ts'
+import { OptionReader } from './core/options.ts'
+import { processRole } from './core/role.ts'
+import { createRedisConnection, type RedisConnection } from './redis/client.ts'
+import { type ProcessDefaults, processDefaults, setProcessDefaults } from './redis/defaults.ts'
+import { createRedisSource, type RedisSource } from './redis/source.ts'
+import type { RedisOption } from './redis/target.ts'
+
+/** All that a room may ask for. A room is a function `(ctx: SharedContext, options) => object`. */
+export interface SharedContext {
+  /** The command connection, opened by its first `ready()`. */
+  readonly redis: RedisConnection
+  readonly bus: Bus
+  /** Ask for keys when they are used, not when the room is made: `runCluster` may yet set the namespace. */
+  readonly keys: Keys
+  readonly closing: Closing
+  /** True in a primary, where receivers and middleware of the loaded app do nothing. */
+  inert(): boolean
+}
+
+export interface SharedOptions {
+  /** URL, `'local'`, ioredis options or an ioredis instance. Default: `REDIS_URL`, else the managed local Redis. */
+  readonly redis?: RedisOption
+  /** First part of every key and channel. Default: `AS_ONE_NAMESPACE`, else the name in the app's package.json. */
+  readonly namespace?: string
+}
+
+/**
+ * A context of its own, for explicit instances.
+ *
+ * @throws SharedStateError `ERR_AS_ONE_OPTIONS`, `ERR_AS_ONE_REDIS_CONFIG`
+ */
+export function createContext(options: SharedOptions = {}): SharedContext {
+  const reader = new OptionReader('createShared', options, { prefix: 'namespace', keyPrefix: 'namespace', url: 'redis' })
+  const redis = reader.raw('redis') as RedisOption | undefined
+  const namespace = reader.string('namespace', undefined)
+  if (namespace !== undefined && !isNamespace(namespace)) reader.mistake('namespace', `must be ${NAMESPACE_FORM}`)
+  reader.done()
+  const env = process.env
+  const name = appName()
+  const source = createRedisSource(redis ?? announcedRedis(), { name, env, cwd: process.cwd(), id: announcedId(redis) })
+  return contextOf(createKeys(namespace ?? defaultNamespace(name, env)), source)
+}
+
+let shared: SharedContext | undefined
+
+/**
+ * The one context behind the short forms. It takes its settings at its first use, not when it is made, so that an app
+ * may create its middleware before `runCluster` is called.
+ */
+export function defaultContext(): SharedContext {
+  shared ??= contextOf(
+    {
+      get namespace() {
+        return defaultKeys().namespace
+      },
+      prefix: (room) => defaultKeys().prefix(room),
+      key: (room, id) => defaultKeys().key(room, id),
+      tagged: (room, tag, id) => defaultKeys().tagged(room, tag, id),
+    },
+    {
+      get label() {
+        return settings().source.label
+      },
+      get id() {
+        return settings().source.id
+      },
+      target: () => settings().source.target(),
+      close: () => processDefaults()?.source.close() ?? Promise.resolve(),
+    },
+  )
+  return shared
+}
+
+function contextOf(keys: Keys, source: RedisSource): SharedContext {
+  const closing = createClosing()
+  const redis = createRedisConnection(source, 'as-one:state')
+  const bus = createBus({ keys, source })
+  closing.add(() => source.close())
+  closing.add(() => redis.close())
+  closing.add(() => bus.close())
+  const forget = processClosing.add(() => closing.close())
+  closing.add(forget)
+  return { redis, bus, keys, closing, inert: () => processRole() === 'primary' }
+}
+
+let madeKeys: Keys | undefined
+
+function defaultKeys(): Keys {
+  const { namespace } = settings()
+  if (madeKeys?.namespace !== namespace) madeKeys = createKeys(namespace)
+  return madeKeys as Keys
+}
+
+function settings(): ProcessDefaults {
+  const known = processDefaults()
+  if (known) return known
+  const env = process.env
+  const name = appName()
+  const made = {
+    name,
+    namespace: defaultNamespace(name, env),
+    source: createRedisSource(announcedRedis(), { name, env, cwd: process.cwd(), id: announcedId(undefined) }),
+  }
+  setProcessDefaults(made)
+  return made
+}
+
+/** What our primary has told this worker, before any user code ran. */
+function announcedRedis(): string | undefined {
+  return announcedChannel()?.announcement.redis
+}
+
+function announcedId(redis: RedisOption | undefined): string | undefined {
+  return redis === undefined && announcedRedis() !== undefined ? announcedChannel()?.announcement.redisId : undefined
+}
+
+function defaultNamespace(name: string, env: NodeJS.ProcessEnv): string {
+  return announcedChannel()?.announcement.namespace ?? env.AS_ONE_NAMESPACE ?? name
+}

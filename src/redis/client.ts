@@ -1,0 +1,181 @@
+import { Cluster, Redis, type RedisOptions } from 'ioredis'
+import { withDeadline } from '../core/abort.ts'
+import { channels } from '../core/channels.ts'
+import { messageOf, SharedStateError } from '../core/errors.ts'
+import { writeOncePerTick } from './one-write-per-tick.ts'
+import type { ConnectTarget, RedisSource } from './source.ts'
+import { checkServerVersion } from './version.ts'
+
+export type RedisClient = Redis | Cluster
+
+/** How long a start waits for Redis before it says so. */
+export const CONNECT_DEADLINE_MS = 5_000
+
+/**
+ * Commands fail soon instead of waiting: ioredis' defaults hang a request for 73 s when Redis is down, and re-sending
+ * a script whose reply was lost runs it twice.
+ */
+const STATE_PROFILE = {
+  enableOfflineQueue: false,
+  autoResendUnfulfilledCommands: false,
+  maxRetriesPerRequest: 1,
+  connectTimeout: 2_000,
+  commandTimeout: 1_000,
+  socketTimeout: 3_000,
+  replyMapping: 'legacy', // rooms read the shapes that RESP2 and RESP3 share
+} as const satisfies RedisOptions
+
+/** One lazily opened connection (Cluster: one per node) with the profile for shared state. */
+export interface RedisConnection {
+  readonly label: string
+  /** The client while it takes commands, undefined otherwise. Costs no promise on the hot path. */
+  readonly now: RedisClient | undefined
+  /**
+   * Opens the connection if need be and waits until it takes commands.
+   *
+   * @throws SharedStateError `ERR_AS_ONE_REDIS_UNAVAILABLE` after `timeoutMs` (default 5,000), `ERR_AS_ONE_REDIS_VERSION`
+   * for a server older than Redis 7.0 or Valkey 7.2, `ERR_AS_ONE_CLOSED` after `close()`
+   */
+  ready(wait?: { timeoutMs?: number; signal?: AbortSignal | undefined }): Promise<RedisClient>
+  /** Told of every change; returns the function that ends it. */
+  onChange(listener: (state: 'up' | 'down') => void): () => void
+  /** Idempotent; commands in flight are answered first, for at most half a second. */
+  close(): Promise<void>
+}
+
+export function createRedisConnection(source: RedisSource, connectionName: string): RedisConnection {
+  const listeners = new Set<(state: 'up' | 'down') => void>()
+  let client: RedisClient | undefined
+  let up = false
+  let opening: Promise<void> | undefined
+  let closed = false
+  let failure: SharedStateError | undefined
+  let lastError: unknown
+  let waiters: { resolve(client: RedisClient): void; reject(error: Error): void }[] = []
+
+  const settle = (next: 'up' | 'down'): void => {
+    if (up === (next === 'up')) return
+    up = next === 'up'
+    if (channels.redis.hasSubscribers) {
+      channels.redis.publish({ event: next, connection: connectionName, label: source.label, error: up ? undefined : lastError })
+    }
+    for (const listener of listeners) listener(next)
+  }
+  const fail = (error: SharedStateError): void => {
+    failure = error
+    for (const waiter of waiters.splice(0)) waiter.reject(error)
+  }
+
+  async function open(): Promise<void> {
+    const target = await source.target()
+    if (closed) return
+    const opened = openClient(target, connectionName)
+    client = opened
+    opened.on('error', (error) => {
+      lastError = error
+    })
+    opened.on('close', () => settle('down'))
+    opened.on('ready', () => void checkServerVersion(opened, source.label).then(onUsable, onUnusable))
+    opened.connect().catch(() => {}) // every attempt's error arrives at 'error'; the retry strategy goes on
+  }
+  const onUsable = (): void => {
+    if (closed || client?.status !== 'ready') return
+    settle('up')
+    for (const waiter of waiters.splice(0)) waiter.resolve(client)
+  }
+  const onUnusable = (error: unknown): void => {
+    lastError = error
+    if (!(error instanceof SharedStateError)) return // the link broke meanwhile; the next 'ready' asks again
+    fail(error)
+    client?.disconnect()
+  }
+
+  return {
+    label: source.label,
+    get now() {
+      return up ? client : undefined
+    },
+    ready({ timeoutMs = CONNECT_DEADLINE_MS, signal } = {}) {
+      if (closed) return Promise.reject(closedError(source.label))
+      if (failure) return Promise.reject(failure)
+      if (up && client) return Promise.resolve(client)
+      opening ??= open().catch((error: unknown) => {
+        opening = undefined
+        for (const waiter of waiters.splice(0)) waiter.reject(asSharedStateError(error, source.label))
+      })
+      const usable = new Promise<RedisClient>((resolve, reject) => waiters.push({ resolve, reject }))
+      return withDeadline(usable, timeoutMs, () => unavailable(source.label, timeoutMs, lastError), signal)
+    },
+    onChange(listener) {
+      listeners.add(listener)
+      return () => listeners.delete(listener)
+    },
+    async close() {
+      if (closed) return
+      closed = true
+      settle('down')
+      listeners.clear()
+      fail(closedError(source.label))
+      waiters = []
+      if (client) await closeClient(client)
+    },
+  }
+}
+
+function openClient(target: ConnectTarget, connectionName: string): RedisClient {
+  const profile = { ...STATE_PROFILE, connectionName, lazyConnect: true }
+  if (target.kind === 'cluster') {
+    const { enableOfflineQueue, ...perNode } = profile
+    const cluster = new Cluster([...target.nodes], {
+      ...target.options,
+      enableOfflineQueue, // at the top level: inside redisOptions ioredis ignores it
+      lazyConnect: true,
+      clusterRetryStrategy: reconnectDelayMs,
+      redisOptions: { ...target.options.redisOptions, ...perNode },
+    })
+    cluster.on('+node', writeOncePerTick)
+    return cluster
+  }
+  const redis = new Redis({ ...target.options, ...profile, retryStrategy: reconnectDelayMs })
+  writeOncePerTick(redis)
+  return redis
+}
+
+/** 50 ms doubling to 1 s, with jitter, so that a fleet does not come back in step. */
+export function reconnectDelayMs(attempt: number): number {
+  const ceiling = Math.min(1_000, 50 * 2 ** Math.min(attempt, 10))
+  return Math.round(ceiling * (0.5 + Math.random() / 2))
+}
+
+async function closeClient(client: RedisClient): Promise<void> {
+  if (client.status !== 'ready') {
+    client.disconnect()
+    return
+  }
+  try {
+    await withDeadline(client.quit(), 500, () => new Error('QUIT was not answered'))
+  } catch {
+    client.disconnect() // a server that does not answer QUIT has nothing to lose
+  }
+}
+
+/** `ERR_AS_ONE_REDIS_UNAVAILABLE`, with the last thing the client said. */
+export function unavailable(label: string, timeoutMs: number, cause: unknown): SharedStateError {
+  const why = cause === undefined ? '' : ` (${messageOf(cause)})`
+  return new SharedStateError(
+    'ERR_AS_ONE_REDIS_UNAVAILABLE',
+    `Redis at ${label} did not answer within ${timeoutMs} ms${why}; check REDIS_URL or the redis option`,
+    { cause },
+  )
+}
+
+function closedError(label: string): SharedStateError {
+  return new SharedStateError('ERR_AS_ONE_CLOSED', `the connection to Redis at ${label} has been closed`)
+}
+
+function asSharedStateError(error: unknown, label: string): Error {
+  if (error instanceof SharedStateError) return error
+  return new SharedStateError('ERR_AS_ONE_REDIS_UNAVAILABLE', `Redis at ${label} cannot be reached: ${messageOf(error)}`, {
+    cause: error,
+  })
+}
