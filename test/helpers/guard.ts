@@ -31,13 +31,15 @@ shift
     done
     [ -z "$main" ] || kill -9 "$main"
     read -r self rest </proc/self/stat
-    for round in 1 2 3; do
-      for dir in /proc/[0-9]*; do
-        pid=\${dir#/proc/}
-        [ "$pid" != "$self" ] || continue
-        if grep -qsaF "${treeVariable}=$${treeVariable}" "$dir/environ"; then kill -9 "$pid"; continue; fi
-        [ -n "$tmp" ] || continue
-        case $(readlink "$dir/cwd") in "$tmp"|"$tmp"/*) kill -9 "$pid" ;; esac
+    for round in 1 2 3 4 5; do # a supervisor may fork between look and kill
+      found=$(
+        grep -lsaF "${treeVariable}=$${treeVariable}" /proc/[0-9]*/environ
+        [ -z "$tmp" ] || find /proc/[0-9]*/cwd -maxdepth 0 \\( -lname "$tmp" -o -lname "$tmp/*" \\)
+      )
+      for file in $found; do
+        pid=\${file#/proc/}
+        pid=\${pid%/*}
+        [ "$pid" = "$self" ] || kill -9 "$pid"
       done
     done
     [ -z "$tmp" ] || rm -rf -- "$tmp"
