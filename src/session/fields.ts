@@ -1,0 +1,168 @@
+import expressSession from 'express-session'
+import { messageOf, SharedStateError } from '../core/errors.ts'
+import { show } from '../core/options.ts'
+
+/** A session's top-level keys and the JSON of their values; without the cookie. */
+export type Fields = ReadonlyMap<string, string>
+
+/** What this process knows about one session object; it lives and dies with that object. */
+export interface SessionRecord {
+  readonly sid: string
+  /** As loaded; empty for a new session. "Modified" means different from this. */
+  readonly original: Fields
+  /** What Redis holds as far as we know, the baseline of the next save; undefined: never stored. */
+  stored: Fields | undefined
+  /** The cookie as loaded or last saved. */
+  cookie: CookieState | undefined
+  /** Redis' own time in ms when the session was last written or touched. */
+  touchedAt: number
+  /** A save or a touch found no session: destroyed elsewhere, or expired. */
+  gone: boolean
+  /** Fields the middleware has just serialised, for the `set()` it is about to call in the same tick. */
+  serialised: Fields | undefined
+}
+
+/** The parts of a session cookie that applications change; `expires` moves by itself. */
+export type CookieState = Readonly<Partial<Record<(typeof COOKIE_STATE)[number], unknown>>>
+
+const COOKIE_STATE = [
+  'originalMaxAge',
+  'secure',
+  'httpOnly',
+  'domain',
+  'path',
+  'sameSite',
+  'partitioned',
+  'priority',
+] as const
+
+const records = new WeakMap<object, SessionRecord>()
+const NONE: Fields = new Map()
+
+export function recordOf(session: object): SessionRecord | undefined {
+  return records.get(session)
+}
+
+export function keepRecord(session: object, record: SessionRecord): void {
+  records.set(session, record)
+}
+
+export function recordNew(session: object, sid: string): SessionRecord {
+  return record(session, sid, NONE, undefined, undefined)
+}
+
+export function recordStored(
+  session: object,
+  sid: string,
+  fields: Fields,
+  cookie?: CookieState,
+): SessionRecord {
+  return record(session, sid, fields, fields, cookie)
+}
+
+function record(
+  session: object,
+  sid: string,
+  original: Fields,
+  stored: Fields | undefined,
+  cookie: CookieState | undefined,
+): SessionRecord {
+  const made = { sid, original, stored, cookie, touchedAt: Number.NaN, gone: false, serialised: undefined }
+  records.set(session, made)
+  return made
+}
+
+/**
+ * Serialises every field once.
+ *
+ * @throws SharedStateError `ERR_AS_ONE_SESSION` naming the field that JSON cannot hold (a cycle, a BigInt)
+ */
+export function fieldsOf(session: object): Fields {
+  const fields = new Map<string, string>()
+  for (const key of Object.keys(session)) {
+    if (isReserved(key)) continue
+    let json: string | undefined
+    try {
+      json = JSON.stringify((session as Record<string, unknown>)[key])
+    } catch (error) {
+      throw new SharedStateError(
+        'ERR_AS_ONE_SESSION',
+        `session field ${show(key)} cannot be stored as JSON: ${messageOf(error)}`,
+        { cause: error },
+      )
+    }
+    if (json !== undefined) fields.set(key, json)
+  }
+  return fields
+}
+
+export function isChanged(base: Fields, now: Fields): boolean {
+  if (base.size !== now.size) return true
+  for (const [key, json] of now) if (base.get(key) !== json) return true
+  return false
+}
+
+export interface Changes {
+  /** Field, JSON, field, JSON … */
+  readonly set: readonly string[]
+  readonly removed: readonly string[]
+}
+
+export function changesBetween(base: Fields, now: Fields): Changes {
+  const set: string[] = []
+  const removed: string[] = []
+  for (const [key, json] of now) if (base.get(key) !== json) set.push(key, json)
+  for (const key of base.keys()) if (!now.has(key)) removed.push(key)
+  return { set, removed }
+}
+
+/** Whether the application has changed the cookie itself, which no field shows. */
+export function isCookieChanged(before: CookieState | undefined, now: CookieState): boolean {
+  if (!before) return true
+  for (const name of COOKIE_STATE) {
+    const [a, b] = [before[name], now[name]]
+    if (a === b || (a == null && b == null)) continue
+    // express-session derives originalMaxAge from two looks at the clock, so it drifts by a millisecond.
+    if (typeof a === 'number' && typeof b === 'number' && Math.abs(a - b) <= 10) continue
+    return true
+  }
+  return false
+}
+
+/** Names that express-session's Session never takes from stored data: its methods, `id`, `req`, `__proto__` …; and the cookie. */
+export function isReserved(key: string): boolean {
+  return key === 'cookie' || key === 'id' || key === 'req' || key in expressSession.Session.prototype
+}
+
+/**
+ * Parses one stored value as data only: `__proto__` keys, and `constructor` keys that carry a `prototype`, are dropped.
+ *
+ * @throws SharedStateError `ERR_AS_ONE_SESSION` when it is no JSON
+ */
+export function parseField(key: string, json: string): unknown {
+  try {
+    // Escapes could spell the same names; looking is far cheaper than a reviver for every value.
+    return DANGEROUS.test(json) ? JSON.parse(json, withoutPrototypes) : JSON.parse(json)
+  } catch (error) {
+    throw new SharedStateError(
+      'ERR_AS_ONE_SESSION',
+      `the stored session is corrupted: field ${show(key)} is no JSON (${messageOf(error)})`,
+      { cause: error },
+    )
+  }
+}
+
+const DANGEROUS = /__proto__|constructor|\\u/
+
+function withoutPrototypes(key: string, value: unknown): unknown {
+  if (key === '__proto__') return undefined
+  if (
+    key === 'constructor' &&
+    typeof value === 'object' &&
+    value !== null &&
+    Object.hasOwn(value, 'prototype')
+  ) {
+    return undefined
+  }
+  return value
+}

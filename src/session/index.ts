@@ -1,0 +1,2 @@
+export type { SessionCookieOptions, SessionOptions, SessionSecret } from './options.ts'
+export { createSession, type SessionMiddleware, type SharedSession } from './session.ts'
