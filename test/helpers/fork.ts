@@ -99,7 +99,8 @@ export function runNode(script: string | URL, options: RunNodeOptions = {}): Nod
   /** Marked, living in its directory, or started by one that is: each finds processes the others miss. */
   function remains(): number[] {
     const marked = [...processesWith(treeVariable, tree), ...processesIn(stateDir)]
-    return [...new Set([pid, ...marked].flatMap((each) => [each, ...descendants(each)]))].filter(isAlive)
+    const roots = gone ? marked : [pid, ...marked] // once gone, the pid may be somebody else's
+    return [...new Set(roots.flatMap((each) => [each, ...descendants(each)]))].filter(isAlive)
   }
 
   const started: NodeProcess = {

@@ -66,7 +66,7 @@ export function createRng(from: number | string): Rng {
     },
     bytes: (length) => Buffer.from(Array.from({ length }, () => rng.int(0, 255))),
     string: (length = 8, alphabet = 'abcdefghijklmnopqrstuvwxyz0123456789') =>
-      Array.from({ length }, () => rng.pick([...alphabet])).join(''),
+      Array.from({ length }, () => alphabet.charAt(rng.int(0, alphabet.length - 1))).join(''),
     fork: (label) => createRng(`${origin}/${label}`),
   }
   return rng
