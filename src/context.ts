@@ -34,14 +34,24 @@ export interface SharedOptions {
  * @throws SharedStateError `ERR_AS_ONE_OPTIONS`, `ERR_AS_ONE_REDIS_CONFIG`
  */
 export function createContext(options: SharedOptions = {}): SharedContext {
-  const reader = new OptionReader('createShared', options, { prefix: 'namespace', keyPrefix: 'namespace', url: 'redis' })
+  const reader = new OptionReader('createShared', options, {
+    prefix: 'namespace',
+    keyPrefix: 'namespace',
+    url: 'redis',
+  })
   const redis = reader.raw('redis') as RedisOption | undefined
   const namespace = reader.string('namespace', undefined)
-  if (namespace !== undefined && !isNamespace(namespace)) reader.mistake('namespace', `must be ${NAMESPACE_FORM}`)
+  if (namespace !== undefined && !isNamespace(namespace))
+    reader.mistake('namespace', `must be ${NAMESPACE_FORM}`)
   reader.done()
   const env = process.env
   const name = appName()
-  const source = createRedisSource(redis ?? announcedRedis(), { name, env, cwd: process.cwd(), id: announcedId(redis) })
+  const source = createRedisSource(redis ?? announcedRedis(), {
+    name,
+    env,
+    cwd: process.cwd(),
+    id: announcedId(redis),
+  })
   return contextOf(createKeys(namespace ?? defaultNamespace(name, env)), source)
 }
 
@@ -68,8 +78,11 @@ export function defaultContext(): SharedContext {
       get id() {
         return settings().source.id
       },
+      get local() {
+        return settings().source.local
+      },
       target: () => settings().source.target(),
-      close: () => processDefaults()?.source.close() ?? Promise.resolve(),
+      close: () => ownSource?.close() ?? Promise.resolve(), // runCluster closes its own, after the hub
     },
   )
   return shared
@@ -87,6 +100,8 @@ function contextOf(keys: Keys, source: RedisSource): SharedContext {
   return { redis, bus, keys, closing, inert: () => processRole() === 'primary' }
 }
 
+/** Made here, because nobody called `runCluster`. */
+let ownSource: RedisSource | undefined
 let madeKeys: Keys | undefined
 
 function defaultKeys(): Keys {
@@ -100,11 +115,13 @@ function settings(): ProcessDefaults {
   if (known) return known
   const env = process.env
   const name = appName()
-  const made = {
+  ownSource = createRedisSource(announcedRedis(), {
     name,
-    namespace: defaultNamespace(name, env),
-    source: createRedisSource(announcedRedis(), { name, env, cwd: process.cwd(), id: announcedId(undefined) }),
-  }
+    env,
+    cwd: process.cwd(),
+    id: announcedId(undefined),
+  })
+  const made = { name, namespace: defaultNamespace(name, env), source: ownSource }
   setProcessDefaults(made)
   return made
 }
@@ -115,7 +132,9 @@ function announcedRedis(): string | undefined {
 }
 
 function announcedId(redis: RedisOption | undefined): string | undefined {
-  return redis === undefined && announcedRedis() !== undefined ? announcedChannel()?.announcement.redisId : undefined
+  return redis === undefined && announcedRedis() !== undefined
+    ? announcedChannel()?.announcement.redisId
+    : undefined
 }
 
 function defaultNamespace(name: string, env: NodeJS.ProcessEnv): string {

@@ -1,7 +1,24 @@
-import type { Bus, BusEvents, Member, MessageHandler, PublishOptions, Receipt, Subscription } from './bus/index.ts'
+import type {
+  Bus,
+  BusEvents,
+  Member,
+  MessageHandler,
+  PublishOptions,
+  Receipt,
+  Subscription,
+} from './bus/index.ts'
 import { defaultContext } from './context.ts'
 
-export type { Bus, BusEvents, Member, MessageHandler, MessageMeta, PublishOptions, Receipt, Subscription } from './bus/index.ts'
+export type {
+  Bus,
+  BusEvents,
+  Member,
+  MessageHandler,
+  MessageMeta,
+  PublishOptions,
+  Receipt,
+  Subscription,
+} from './bus/index.ts'
 
 /** `Bus.broadcast` of the default instance. */
 export function broadcast(topic: string, payload?: unknown): void {
@@ -28,7 +45,10 @@ export function members(): readonly Member[] {
 }
 
 /** `Bus.on` of the default instance. */
-export function onBus<Event extends keyof BusEvents>(event: Event, listener: (...args: BusEvents[Event]) => void): () => void {
+export function onBus<Event extends keyof BusEvents>(
+  event: Event,
+  listener: (...args: BusEvents[Event]) => void,
+): () => void {
   return defaultContext().bus.on(event, listener)
 }
 

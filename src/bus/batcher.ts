@@ -26,7 +26,13 @@ export interface Batcher {
   flush(): void
 }
 
-export function createBatcher({ publisher, maxMessageBytes, send, drop, receiveOwn }: BatcherOptions): Batcher {
+export function createBatcher({
+  publisher,
+  maxMessageBytes,
+  send,
+  drop,
+  receiveOwn,
+}: BatcherOptions): Batcher {
   let body = ''
   let count = 0
   let batchSelf = true

@@ -108,7 +108,13 @@ export function createBus({ keys, source }: { keys: Keys; source: RedisSource })
   const seen = new Map<string, number>()
   const receipts = new Map<number, (receipt: Receipt) => void>()
   const whenReachable = new Set<() => void>()
-  const batcher = createBatcher({ publisher: idBytes, maxMessageBytes: MAX_MESSAGE_BYTES, send, drop, receiveOwn })
+  const batcher = createBatcher({
+    publisher: idBytes,
+    maxMessageBytes: MAX_MESSAGE_BYTES,
+    send,
+    drop,
+    receiveOwn,
+  })
   let nextReceipt = 0
   let roster: readonly Member[] = []
   let reachable = false
@@ -136,7 +142,12 @@ export function createBus({ keys, source }: { keys: Keys; source: RedisSource })
   }
 
   async function join(): Promise<void> {
-    const member: MemberRecord = { id, machine: hostname(), pid: process.pid, index: announcedChannel()?.announcement.index }
+    const member: MemberRecord = {
+      id,
+      machine: hostname(),
+      pid: process.pid,
+      index: announcedChannel()?.announcement.index,
+    }
     const channel = processRole() === 'primary' ? undefined : takeChannel(keys.namespace, source.id)
     if (channel) {
       try {
@@ -225,7 +236,12 @@ export function createBus({ keys, source }: { keys: Keys; source: RedisSource })
     }
   }
 
-  function dispatch(handlers: readonly MessageHandler[], encoding: unknown, parsed: unknown, meta: MessageMeta): void {
+  function dispatch(
+    handlers: readonly MessageHandler[],
+    encoding: unknown,
+    parsed: unknown,
+    meta: MessageMeta,
+  ): void {
     let payload: unknown
     try {
       payload = decodePayload(Number(encoding), parsed)
@@ -245,7 +261,10 @@ export function createBus({ keys, source }: { keys: Keys; source: RedisSource })
 
   function handlerFailed(error: unknown, meta: MessageMeta): void {
     if (events.listenerCount('handler-error') > 0) events.emit('handler-error', error, meta)
-    else process.emitWarning(`a receiver of '${meta.topic}' failed: ${messageOf(error)}`, { code: 'AS_ONE_HANDLER_ERROR' })
+    else
+      process.emitWarning(`a receiver of '${meta.topic}' failed: ${messageOf(error)}`, {
+        code: 'AS_ONE_HANDLER_ERROR',
+      })
   }
 
   function setRoster(list: readonly MemberRecord[]): void {
@@ -272,7 +291,9 @@ export function createBus({ keys, source }: { keys: Keys; source: RedisSource })
       resolve = done
       whenReachable.add(done)
     })
-    const waiting = withDeadline(heard, READY_DEADLINE_MS, notReady, signal).finally(() => whenReachable.delete(resolve))
+    const waiting = withDeadline(heard, READY_DEADLINE_MS, notReady, signal).finally(() =>
+      whenReachable.delete(resolve),
+    )
     waiting.catch(() => {}) // whoever does not await `ready` has the events
     return waiting
   }

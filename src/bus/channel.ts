@@ -68,7 +68,10 @@ export function announcedChannel(): AnnouncedChannel | undefined {
 }
 
 /** Takes the channel for a bus, once, if it leads to the hub that this bus would open itself. */
-export function takeChannel(namespace: string, redisId: string): { socket: Socket; announcement: Announcement } | undefined {
+export function takeChannel(
+  namespace: string,
+  redisId: string,
+): { socket: Socket; announcement: Announcement } | undefined {
   const channel = announcedChannel()
   if (!channel?.socket || channel.socket.destroyed) return undefined
   const { announcement, socket } = channel
@@ -108,7 +111,8 @@ export function joinOverChannel(
           if (!joined) {
             const value = decodeControl(frame)
             if (kindOf(frame) === Kind.refuse) return end(String(value?.reason))
-            if (kindOf(frame) !== Kind.welcome || value?.nonce !== announcement.nonce) return end('it answered the hello with something else')
+            if (kindOf(frame) !== Kind.welcome || value?.nonce !== announcement.nonce)
+              return end('it answered the hello with something else')
             joined = true
             clearTimeout(timer)
             resolve({ send: (sent) => writeBounded(socket, sent, 'worker'), leave: () => void socket.end() })
@@ -144,7 +148,8 @@ export function serveChannel(socket: Socket, hub: Hub, expected: Announcement): 
   const reader = new FrameReader()
   let seat: HubSeat | undefined
   const refuse = (reason: string): void => {
-    if (channels.bus.hasSubscribers) channels.bus.publish({ event: 'channel-closed', index: expected.index, reason })
+    if (channels.bus.hasSubscribers)
+      channels.bus.publish({ event: 'channel-closed', index: expected.index, reason })
     socket.end(encodeControl(Kind.refuse, { reason }))
     socket.removeListener('data', onData)
     socket.resume()
@@ -153,7 +158,8 @@ export function serveChannel(socket: Socket, hub: Hub, expected: Announcement): 
     try {
       for (const frame of reader.read(chunk)) {
         if (seat) {
-          if (kindOf(frame) !== Kind.messages) throw new BadFrame(`a worker does not send frames of kind ${kindOf(frame)}`)
+          if (kindOf(frame) !== Kind.messages)
+            throw new BadFrame(`a worker does not send frames of kind ${kindOf(frame)}`)
           seat.send(frame)
         } else {
           seat = welcome(socket, hub, frame, expected)
@@ -172,7 +178,8 @@ function welcome(socket: Socket, hub: Hub, frame: Buffer, expected: Announcement
   const hello = decodeControl(frame)
   if (kindOf(frame) !== Kind.hello || hello === undefined) throw new BadFrame('the first frame is no hello')
   if (!sameText(String(hello.nonce), expected.nonce)) throw new BadFrame('the hello has the wrong nonce')
-  if (hello.namespace !== expected.namespace || hello.redisId !== expected.redisId) throw new BadFrame('another namespace or Redis')
+  if (hello.namespace !== expected.namespace || hello.redisId !== expected.redisId)
+    throw new BadFrame('another namespace or Redis')
   const [member] = readMemberRecords([hello.member])
   if (!member) throw new BadFrame('the hello names no member')
   socket.write(encodeControl(Kind.welcome, { nonce: expected.nonce }))
@@ -190,7 +197,8 @@ function welcome(socket: Socket, hub: Hub, frame: Buffer, expected: Announcement
 /** False when the reader is so far behind that the frame was dropped. */
 function writeBounded(socket: Socket, frame: Buffer, end: 'primary' | 'worker'): boolean {
   if (socket.writableLength > MAX_UNREAD_BYTES) {
-    if (channels.bus.hasSubscribers) channels.bus.publish({ event: 'channel-overflow', end, bytes: frame.length })
+    if (channels.bus.hasSubscribers)
+      channels.bus.publish({ event: 'channel-overflow', end, bytes: frame.length })
     return false
   }
   return writeOnce(socket, frame)

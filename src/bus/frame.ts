@@ -53,7 +53,13 @@ export interface MessagesHeader {
 /** A frame of messages; `body` is the JSON array's text. */
 export function encodeMessages(
   body: string,
-  { receipt, count, publisher, firstSequence, sentAt }: Omit<MessagesHeader, 'hub' | 'publisher'> & { publisher: Buffer },
+  {
+    receipt,
+    count,
+    publisher,
+    firstSequence,
+    sentAt,
+  }: Omit<MessagesHeader, 'hub' | 'publisher'> & { publisher: Buffer },
 ): Buffer {
   const bodyBytes = Buffer.byteLength(body)
   const frame = Buffer.allocUnsafe(MESSAGES_HEADER_BYTES + bodyBytes)
@@ -138,7 +144,8 @@ export class FrameReader {
     while (data !== undefined) {
       if (data.length < 4) break
       const length = 4 + data.readUInt32LE(0)
-      if (length > MAX_FRAME_BYTES) throw new BadFrame(`a frame of ${length} bytes is over the limit of ${MAX_FRAME_BYTES}`)
+      if (length > MAX_FRAME_BYTES)
+        throw new BadFrame(`a frame of ${length} bytes is over the limit of ${MAX_FRAME_BYTES}`)
       if (length < CONTROL_HEADER_BYTES) throw new BadFrame(`a frame of ${length} bytes is too short`)
       if (data.length < length) {
         this.#wanted = length
@@ -176,11 +183,13 @@ export function framesOf(message: Buffer): readonly Buffer[] {
   const frames: Buffer[] = []
   let offset = 0
   while (offset < message.length) {
-    if (message.length - offset < CONTROL_HEADER_BYTES) throw new BadFrame(`${message.length - offset} stray bytes at the end`)
+    if (message.length - offset < CONTROL_HEADER_BYTES)
+      throw new BadFrame(`${message.length - offset} stray bytes at the end`)
     const end = offset + 4 + message.readUInt32LE(offset)
     if (end > message.length) throw new BadFrame('a frame ends behind its message')
     const frame = message.subarray(offset, end)
-    if (frame.length < CONTROL_HEADER_BYTES) throw new BadFrame(`a frame of ${frame.length} bytes is too short`)
+    if (frame.length < CONTROL_HEADER_BYTES)
+      throw new BadFrame(`a frame of ${frame.length} bytes is too short`)
     checkFrame(frame)
     frames.push(frame)
     offset = end
@@ -190,8 +199,10 @@ export function framesOf(message: Buffer): readonly Buffer[] {
 
 function checkFrame(frame: Buffer): void {
   const version = frame.readUInt8(4)
-  if (version !== FRAME_VERSION) throw new BadFrame(`frame version ${version}, this process speaks ${FRAME_VERSION}`)
+  if (version !== FRAME_VERSION)
+    throw new BadFrame(`frame version ${version}, this process speaks ${FRAME_VERSION}`)
   const kind = kindOf(frame)
   if (kind < 1 || kind > LAST_KIND) throw new BadFrame(`unknown frame kind ${kind}`)
-  if (kind === Kind.messages && frame.length < MESSAGES_HEADER_BYTES) throw new BadFrame('a frame of messages is too short')
+  if (kind === Kind.messages && frame.length < MESSAGES_HEADER_BYTES)
+    throw new BadFrame('a frame of messages is too short')
 }

@@ -6,7 +6,17 @@ import type { Keys } from '../core/keys.ts'
 import { createRedisConnection } from '../redis/client.ts'
 import type { RedisSource } from '../redis/source.ts'
 import { openSubscriber } from '../redis/subscriber.ts'
-import { decodeControl, encodeControl, framesOf, ID_BYTES, isFromHub, Kind, kindOf, receiptOf, stampHub } from './frame.ts'
+import {
+  decodeControl,
+  encodeControl,
+  framesOf,
+  ID_BYTES,
+  isFromHub,
+  Kind,
+  kindOf,
+  receiptOf,
+  stampHub,
+} from './frame.ts'
 import type { MemberRecord } from './members.ts'
 import { createOutbox, type RemoteOutcome } from './outbox.ts'
 import { createRoster } from './roster.ts'
@@ -93,7 +103,8 @@ export function createHub({ keys, source }: { keys: Keys; source: RedisSource })
   function connectCommands(): void {
     commands.ready().catch((error: unknown) => {
       if (closing) return
-      if (channels.bus.hasSubscribers) channels.bus.publish({ event: 'hub-unreachable', reason: messageOf(error) })
+      if (channels.bus.hasSubscribers)
+        channels.bus.publish({ event: 'hub-unreachable', reason: messageOf(error) })
       // The client itself goes on trying; a source that could not start has to be asked again.
       if (!reachable) setTimeout(connectCommands, ROSTER_EVERY_MS).unref()
     })

@@ -19,7 +19,20 @@ export function readMemberRecords(value: unknown): readonly MemberRecord[] {
   if (!Array.isArray(value)) return []
   return value.slice(0, 10_000).flatMap((item: unknown) => {
     const { id, machine, pid, index } = (item ?? {}) as Partial<Record<keyof MemberRecord, unknown>>
-    if (typeof id !== 'string' || !/^[0-9a-f]{16}$/.test(id) || typeof machine !== 'string' || !Number.isSafeInteger(pid)) return []
-    return [{ id, machine: machine.slice(0, 255), pid: pid as number, index: Number.isSafeInteger(index) ? (index as number) : undefined }]
+    if (
+      typeof id !== 'string' ||
+      !/^[0-9a-f]{16}$/.test(id) ||
+      typeof machine !== 'string' ||
+      !Number.isSafeInteger(pid)
+    )
+      return []
+    return [
+      {
+        id,
+        machine: machine.slice(0, 255),
+        pid: pid as number,
+        index: Number.isSafeInteger(index) ? (index as number) : undefined,
+      },
+    ]
   })
 }

@@ -56,9 +56,11 @@ export function createOutbox(connection: RedisConnection, channel: string): Outb
       return
     }
     const batch = takeBatch()
-    const message = batch.length === 1 ? (batch[0] as Entry).frame : Buffer.concat(batch.map((entry) => entry.frame))
+    const message =
+      batch.length === 1 ? (batch[0] as Entry).frame : Buffer.concat(batch.map((entry) => entry.frame))
     sending = true
-    const published = 'nodes' in client ? client.spublish(channel, message) : (client as Redis).publish(channel, message)
+    const published =
+      'nodes' in client ? client.spublish(channel, message) : (client as Redis).publish(channel, message)
     published.then(
       () => {
         sending = false
@@ -118,7 +120,8 @@ export function createOutbox(connection: RedisConnection, channel: string): Outb
         const dropped = queue.shift() as Entry
         queuedBytes -= dropped.frame.length
         tell(dropped, 'dropped')
-        if (channels.bus.hasSubscribers) channels.bus.publish({ event: 'outbox-overflow', bytes: dropped.frame.length })
+        if (channels.bus.hasSubscribers)
+          channels.bus.publish({ event: 'outbox-overflow', bytes: dropped.frame.length })
       }
       schedule()
     },

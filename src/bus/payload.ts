@@ -36,8 +36,9 @@ function withoutProto(root: unknown): unknown {
   const pending: unknown[] = [root] // a loop, since whoever can write to Redis chooses the depth
   for (let value = pending.pop(); value !== undefined; value = pending.pop()) {
     if (typeof value !== 'object' || value === null) continue
-    if (Object.hasOwn(value, '__proto__')) delete (value as Record<string, unknown>)['__proto__']
-    for (const child of Object.values(value)) if (typeof child === 'object' && child !== null) pending.push(child)
+    if (Object.hasOwn(value, '__proto__')) Reflect.deleteProperty(value, '__proto__')
+    for (const child of Object.values(value))
+      if (typeof child === 'object' && child !== null) pending.push(child)
   }
   return root
 }
@@ -96,16 +97,28 @@ function tagObject(value: object, depth: number): unknown {
   const inner = (item: unknown): unknown => tag(item, depth + 1)
   if (Array.isArray(value)) return Array.from(value, inner)
   if (value instanceof Date) return tagged('date', value.getTime())
-  if (value instanceof Map) return tagged('map', Array.from(value, ([key, item]) => [inner(key), inner(item)]))
+  if (value instanceof Map)
+    return tagged(
+      'map',
+      Array.from(value, ([key, item]) => [inner(key), inner(item)]),
+    )
   if (value instanceof Set) return tagged('set', Array.from(value, inner))
   if (Buffer.isBuffer(value)) return tagged('buffer', value.toString('base64'))
   if (value instanceof Uint8Array) return tagged('bytes', Buffer.from(value).toString('base64'))
   if (ArrayBuffer.isView(value) || value instanceof ArrayBuffer) {
-    throw payloadError(`holds a ${value.constructor.name}, which cannot be sent; send a Buffer or a Uint8Array`)
+    throw payloadError(
+      `holds a ${value.constructor.name}, which cannot be sent; send a Buffer or a Uint8Array`,
+    )
   }
   if (value instanceof Error) {
     const { name, message, stack, code, cause } = value as Error & { code?: unknown }
-    const known = { name, message, stack, ...(code === undefined ? {} : { code }), ...(cause === undefined ? {} : { cause }) }
+    const known = {
+      name,
+      message,
+      stack,
+      ...(code === undefined ? {} : { code }),
+      ...(cause === undefined ? {} : { cause }),
+    }
     return tagged('error', tagProperties(known, inner))
   }
   const { toJSON } = value as { toJSON?: unknown }
@@ -137,7 +150,9 @@ function untag(value: unknown, depth: number): unknown {
     case 'date':
       return new Date(typeof v === 'number' ? v : Number.NaN)
     case 'map':
-      return new Map(listOf(v, name).map((entry) => [inner(listOf(entry, name)[0]), inner(listOf(entry, name)[1])]))
+      return new Map(
+        listOf(v, name).map((entry) => [inner(listOf(entry, name)[0]), inner(listOf(entry, name)[1])]),
+      )
     case 'set':
       return new Set(listOf(v, name).map(inner))
     case 'buffer':
@@ -162,7 +177,8 @@ function untagProperties(value: object, inner: (item: unknown) => unknown): Reco
 function errorOf({ name, message, stack, code, cause }: Record<string, unknown>): Error {
   const error = new Error(String(message), cause === undefined ? undefined : { cause })
   for (const [key, text] of Object.entries({ name, stack, code })) {
-    if (typeof text === 'string') Object.defineProperty(error, key, { value: text, configurable: true, writable: true })
+    if (typeof text === 'string')
+      Object.defineProperty(error, key, { value: text, configurable: true, writable: true })
   }
   return error
 }

@@ -7,7 +7,8 @@ const MAX_REMEMBERED = 1_000
 
 /** @throws SharedStateError `ERR_AS_ONE_OPTIONS` */
 export function checkTopic(topic: unknown): asserts topic is string {
-  if (typeof topic === 'string' && topic !== '' && topic.length <= MAX_TOPIC_LENGTH && !topic.includes('*')) return
+  if (typeof topic === 'string' && topic !== '' && topic.length <= MAX_TOPIC_LENGTH && !topic.includes('*'))
+    return
   throw topicError('topic', topic, `1 to ${MAX_TOPIC_LENGTH} characters without '*'`)
 }
 
@@ -52,7 +53,11 @@ export function createTopicTable<T>(): TopicTable<T> {
 
 /** `a.*` is `a` and one more segment, `a.**` is `a` and one or more. */
 function matcher(topicOrPattern: unknown): (topic: string) => boolean {
-  if (typeof topicOrPattern !== 'string' || topicOrPattern === '' || topicOrPattern.length > MAX_TOPIC_LENGTH) {
+  if (
+    typeof topicOrPattern !== 'string' ||
+    topicOrPattern === '' ||
+    topicOrPattern.length > MAX_TOPIC_LENGTH
+  ) {
     throw topicError('topic', topicOrPattern, `1 to ${MAX_TOPIC_LENGTH} characters`)
   }
   if (!topicOrPattern.includes('*')) return (topic) => topic === topicOrPattern

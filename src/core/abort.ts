@@ -15,7 +15,8 @@ export function withDeadline<T>(
     return Promise.reject(aborted(signal))
   }
   return new Promise<T>((resolve, reject) => {
-    const timer = deadlineMs === undefined ? undefined : setTimeout(() => settle(() => reject(onDeadline())), deadlineMs)
+    const timer =
+      deadlineMs === undefined ? undefined : setTimeout(() => settle(() => reject(onDeadline())), deadlineMs)
     const onAbort = (): void => settle(() => reject(aborted(signal as AbortSignal)))
     const settle = (finish: () => void): void => {
       clearTimeout(timer)
@@ -32,5 +33,7 @@ export function withDeadline<T>(
 
 /** The error of a wait that its `signal` ended. */
 export function aborted(signal: AbortSignal): SharedStateError {
-  return new SharedStateError('ERR_AS_ONE_ABORTED', 'the wait was aborted by its signal', { cause: signal.reason })
+  return new SharedStateError('ERR_AS_ONE_ABORTED', 'the wait was aborted by its signal', {
+    cause: signal.reason,
+  })
 }

@@ -27,6 +27,9 @@ function nameIn(file: string): string | undefined {
   }
   const { name } = (manifest ?? {}) as { name?: unknown }
   if (typeof name !== 'string') return undefined
-  const plain = name.replace(/^@/, '').replace(/[^A-Za-z0-9._-]+/g, '-').slice(0, 48)
+  const plain = name
+    .replace(/^@/, '')
+    .replace(/[^A-Za-z0-9._-]+/g, '-')
+    .slice(0, 48)
   return plain === '' ? undefined : plain
 }

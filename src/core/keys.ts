@@ -48,7 +48,10 @@ export interface Keys {
  */
 export function createKeys(namespace: string): Keys {
   if (!isNamespace(namespace)) {
-    throw new SharedStateError('ERR_AS_ONE_OPTIONS', `namespace must be ${NAMESPACE_FORM}, got ${show(namespace)}`)
+    throw new SharedStateError(
+      'ERR_AS_ONE_OPTIONS',
+      `namespace must be ${NAMESPACE_FORM}, got ${show(namespace)}`,
+    )
   }
   const prefix = (room: KeyRoom): string => `${namespace}:${ROOM_LETTERS[room]}:`
   return {

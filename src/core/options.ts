@@ -40,17 +40,23 @@ export class OptionReader {
 
   string<D extends string | undefined>(name: string, fallback: D, form?: RegExp, advice = ''): string | D {
     return this.#read(name, fallback, `a string${advice}`, (value) =>
-      typeof value === 'string' && value !== '' && (form === undefined || form.test(value)) ? value : undefined,
+      typeof value === 'string' && value !== '' && (form === undefined || form.test(value))
+        ? value
+        : undefined,
     )
   }
 
   boolean<D extends boolean | undefined>(name: string, fallback: D): boolean | D {
-    return this.#read(name, fallback, 'true or false', (value) => (typeof value === 'boolean' ? value : undefined))
+    return this.#read(name, fallback, 'true or false', (value) =>
+      typeof value === 'boolean' ? value : undefined,
+    )
   }
 
   integer<D extends number | undefined>(name: string, fallback: D, min: number, max: number): number | D {
     return this.#read(name, fallback, `a whole number from ${min} to ${max}`, (value) =>
-      Number.isSafeInteger(value) && (value as number) >= min && (value as number) <= max ? (value as number) : undefined,
+      Number.isSafeInteger(value) && (value as number) >= min && (value as number) <= max
+        ? (value as number)
+        : undefined,
     )
   }
 
@@ -89,8 +95,15 @@ export class OptionReader {
   close(): void {
     for (const name of Object.keys(this.#given)) {
       if (this.#known.has(name)) continue
-      const ours = Object.hasOwn(this.#neighbours, name) ? this.#neighbours[name] : nearest(name, [...this.#known])
-      this.mistake(name, ours === undefined ? `is not an option; known: ${[...this.#known].join(', ')}` : `is not an option; did you mean ${ours}?`)
+      const ours = Object.hasOwn(this.#neighbours, name)
+        ? this.#neighbours[name]
+        : nearest(name, [...this.#known])
+      this.mistake(
+        name,
+        ours === undefined
+          ? `is not an option; known: ${[...this.#known].join(', ')}`
+          : `is not an option; did you mean ${ours}?`,
+      )
     }
   }
 

@@ -47,23 +47,28 @@ export function createRedisConnection(source: RedisSource, connectionName: strin
   const listeners = new Set<(state: 'up' | 'down') => void>()
   let client: RedisClient | undefined
   let up = false
-  let opening: Promise<void> | undefined
+  let opened = false
   let closed = false
   let failure: SharedStateError | undefined
   let lastError: unknown
-  let waiters: { resolve(client: RedisClient): void; reject(error: Error): void }[] = []
+  const waiters = new Set<{ resolve(client: RedisClient): void; reject(error: Error): void }>()
 
   const settle = (next: 'up' | 'down'): void => {
     if (up === (next === 'up')) return
     up = next === 'up'
     if (channels.redis.hasSubscribers) {
-      channels.redis.publish({ event: next, connection: connectionName, label: source.label, error: up ? undefined : lastError })
+      channels.redis.publish({
+        event: next,
+        connection: connectionName,
+        label: source.label,
+        error: up ? undefined : lastError,
+      })
     }
     for (const listener of listeners) listener(next)
   }
   const fail = (error: SharedStateError): void => {
     failure = error
-    for (const waiter of waiters.splice(0)) waiter.reject(error)
+    for (const waiter of waiters) waiter.reject(error)
   }
 
   async function open(): Promise<void> {
@@ -81,7 +86,7 @@ export function createRedisConnection(source: RedisSource, connectionName: strin
   const onUsable = (): void => {
     if (closed || client?.status !== 'ready') return
     settle('up')
-    for (const waiter of waiters.splice(0)) waiter.resolve(client)
+    for (const waiter of waiters) waiter.resolve(client)
   }
   const onUnusable = (error: unknown): void => {
     lastError = error
@@ -99,12 +104,25 @@ export function createRedisConnection(source: RedisSource, connectionName: strin
       if (closed) return Promise.reject(closedError(source.label))
       if (failure) return Promise.reject(failure)
       if (up && client) return Promise.resolve(client)
-      opening ??= open().catch((error: unknown) => {
-        opening = undefined
-        for (const waiter of waiters.splice(0)) waiter.reject(asSharedStateError(error, source.label))
+      if (!opened) {
+        opened = true
+        open().catch((error: unknown) => {
+          opened = false // the source could not even say where to go; the next use asks it again
+          for (const waiter of waiters) waiter.reject(asSharedStateError(error, source.label))
+        })
+      }
+      let waiter: { resolve(client: RedisClient): void; reject(error: Error): void } | undefined
+      const usable = new Promise<RedisClient>((resolve, reject) => {
+        waiter = { resolve, reject }
+        waiters.add(waiter)
       })
-      const usable = new Promise<RedisClient>((resolve, reject) => waiters.push({ resolve, reject }))
-      return withDeadline(usable, timeoutMs, () => unavailable(source.label, timeoutMs, lastError), signal)
+      const waiting = withDeadline(
+        usable,
+        timeoutMs,
+        () => unavailable(source.label, timeoutMs, lastError),
+        signal,
+      )
+      return waiting.finally(() => waiter && waiters.delete(waiter))
     },
     onChange(listener) {
       listeners.add(listener)
@@ -116,7 +134,6 @@ export function createRedisConnection(source: RedisSource, connectionName: strin
       settle('down')
       listeners.clear()
       fail(closedError(source.label))
-      waiters = []
       if (client) await closeClient(client)
     },
   }
@@ -175,7 +192,11 @@ function closedError(label: string): SharedStateError {
 
 function asSharedStateError(error: unknown, label: string): Error {
   if (error instanceof SharedStateError) return error
-  return new SharedStateError('ERR_AS_ONE_REDIS_UNAVAILABLE', `Redis at ${label} cannot be reached: ${messageOf(error)}`, {
-    cause: error,
-  })
+  return new SharedStateError(
+    'ERR_AS_ONE_REDIS_UNAVAILABLE',
+    `Redis at ${label} cannot be reached: ${messageOf(error)}`,
+    {
+      cause: error,
+    },
+  )
 }

@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto'
+import { type LocalRedis, startLocalRedis } from './local-redis.ts'
 import type { RedisOption, RedisTarget } from './target.ts'
 import { resolveRedis } from './target.ts'
-import { type LocalRedis, startLocalRedis } from './local-redis.ts'
 
 /** A target that a client can connect to: the managed local Redis has become a socket by then. */
 export type ConnectTarget = Exclude<RedisTarget, { kind: 'local' }>
@@ -12,6 +12,8 @@ export interface RedisSource {
   readonly label: string
   /** The same in two processes that were given the same URL; options and instances get one of their own. */
   readonly id: string
+  /** True for the managed local Redis. */
+  readonly local: boolean
   target(): Promise<ConnectTarget>
   /** Leaves the managed local Redis, if this source has started or joined it. */
   close(): Promise<void>
@@ -31,6 +33,7 @@ export function createRedisSource(
     return {
       label: target.label,
       id: id ?? target.id ?? randomUUID(),
+      local: false,
       target: () => Promise.resolve(target),
       close: () => Promise.resolve(),
     }
@@ -40,6 +43,7 @@ export function createRedisSource(
   return {
     label: target.label,
     id: localId,
+    local: true,
     async target() {
       local ??= startLocalRedis({ name, cwd, env }).catch((error: unknown) => {
         local = undefined // the next use tries again: the reason may have been cured

@@ -1,2 +1,3 @@
 export type { SessionCookieOptions, SessionOptions, SessionSecret } from './options.ts'
 export { createSession, type SessionMiddleware, type SharedSession } from './session.ts'
+export { sharedSession } from './shared-session.ts'

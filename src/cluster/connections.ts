@@ -1,0 +1,113 @@
+import diagnostics from 'node:diagnostics_channel'
+import type { ServerResponse } from 'node:http'
+import { Server, type Socket } from 'node:net'
+
+/**
+ * Every server and connection of this process, whoever made them, so that they can be drained without the app's help.
+ * Filled from Node's own diagnostics channels, before any user code runs.
+ */
+export interface Connections {
+  /** No more connections. Idle ones stay: `http.Server.close()` would cut them while a request is on its way. */
+  stopAccepting(): void
+  /** From now on every response says `Connection: close`, those already begun included if their headers are unsent. */
+  closeAfterResponse(): void
+  /** Ends connections without a request in flight, those that never sent one included. */
+  closeIdle(): void
+  /** Ends streams that would go on for ever: `text/event-stream` responses get their last chunk. */
+  endEventStreams(): void
+  /** Cuts what is left. */
+  destroyAll(): number
+  /** Resolves when nothing is connected any more. */
+  whenEmpty(): Promise<void>
+}
+
+interface RequestStart {
+  readonly socket: Socket
+  readonly response: ServerResponse
+}
+
+export function trackConnections(): Connections {
+  const servers = new Set<Server>()
+  /** Responses in flight by connection; an idle connection has none. */
+  const sockets = new Map<Socket, Set<ServerResponse>>()
+  let closing = false
+  let idleToo = false
+  let onEmpty: (() => void) | undefined
+
+  diagnostics.subscribe('tracing:net.server.listen:asyncEnd', (message) => {
+    const { server } = message as { server: Server }
+    servers.add(server)
+    server.once('close', () => servers.delete(server))
+  })
+  diagnostics.subscribe('net.server.socket', (message) => {
+    const { socket } = message as { socket: Socket }
+    sockets.set(socket, new Set())
+    socket.once('close', () => {
+      sockets.delete(socket)
+      if (sockets.size === 0) onEmpty?.()
+    })
+  })
+  diagnostics.subscribe('http.server.request.start', (message) => {
+    const { socket, response } = message as RequestStart
+    const inFlight = sockets.get(connectionOf(socket))
+    if (!inFlight) return
+    inFlight.add(response)
+    if (closing) response.shouldKeepAlive = false
+    response.once('close', () => {
+      inFlight.delete(response)
+      if (idleToo && inFlight.size === 0) endSoon(connectionOf(socket))
+    })
+  })
+
+  return {
+    stopAccepting() {
+      for (const server of servers) if (server.listening) Server.prototype.close.call(server)
+    },
+    closeAfterResponse() {
+      closing = true
+      for (const inFlight of sockets.values()) {
+        for (const response of inFlight) if (!response.headersSent) response.shouldKeepAlive = false
+      }
+    },
+    closeIdle() {
+      idleToo = true
+      for (const [socket, inFlight] of sockets)
+        if (inFlight.size === 0 && !isUpgraded(socket)) endSoon(socket)
+    },
+    endEventStreams() {
+      for (const inFlight of sockets.values()) {
+        for (const response of inFlight) {
+          if (String(response.getHeader('content-type') ?? '').startsWith('text/event-stream')) response.end()
+        }
+      }
+    },
+    destroyAll() {
+      const left = sockets.size
+      for (const socket of sockets.keys()) socket.destroy()
+      return left
+    },
+    whenEmpty() {
+      if (sockets.size === 0) return Promise.resolve()
+      return new Promise((resolve) => {
+        onEmpty = resolve
+      })
+    },
+  }
+}
+
+/** Under TLS the request belongs to the TLSSocket, the connection to the socket beneath it. */
+function connectionOf(socket: Socket): Socket {
+  return (socket as Socket & { _parent?: Socket })._parent ?? socket
+}
+
+/** After an upgrade the http parser has let go of the socket: it belongs to the app, until it or the deadline ends it. */
+function isUpgraded(socket: Socket): boolean {
+  const { parser } = socket as Socket & { parser?: unknown }
+  return parser === null
+}
+
+/** FIN first: a client that was about to send its next request sees an orderly end instead of a reset. */
+function endSoon(socket: Socket): void {
+  socket.end()
+  setTimeout(() => socket.destroy(), 500).unref()
+}

@@ -1,0 +1,32 @@
+import type { Serializable } from 'node:child_process'
+
+/**
+ * What primary and worker say to each other over cluster IPC. The envelope has a key of its own, so that an app's
+ * `process.on('message')` can tell these from its own messages.
+ */
+const ENVELOPE = 'as-one'
+
+export type ToWorker = {
+  readonly type: 'drain'
+  readonly timeoutMs: number
+  readonly delayMs: number
+  readonly lingerMs: number
+}
+
+export type ToPrimary =
+  /** The app listens. */
+  | { readonly type: 'ready' }
+  /** The app could not be started; the process exits next. */
+  | { readonly type: 'failed'; readonly message: string; readonly stack: string | undefined }
+  /** Somebody sent this worker a SIGTERM: replace me, then drain me. */
+  | { readonly type: 'retire' }
+
+export function wrap(message: ToWorker | ToPrimary): Serializable {
+  return { [ENVELOPE]: message }
+}
+
+/** The message inside, undefined for anything that is not ours. Both ends are this package, on one machine. */
+export function unwrap<Message>(received: unknown): Message | undefined {
+  if (typeof received !== 'object' || received === null) return undefined
+  return (received as Record<string, unknown>)[ENVELOPE] as Message | undefined
+}

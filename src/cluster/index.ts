@@ -1,0 +1,7 @@
+export type { App } from './app.ts'
+export type { ClusterOptions } from './options.ts'
+export type { ClusterStatus, PrimaryHandle, WorkerStatus } from './primary.ts'
+export { type ClusterHandle, runCluster } from './run-cluster.ts'
+export type { SupervisorEvents } from './supervisor.ts'
+export type { ClusterWorkerHandle } from './worker.ts'
+export type { WorkerExit, WorkerHandle } from './worker-handle.ts'

@@ -1,0 +1,225 @@
+import cluster from 'node:cluster'
+import { randomBytes } from 'node:crypto'
+import type { EventEmitter } from 'node:events'
+import { type Announcement, announcementEnv, type Hub, holdHub, serveChannel } from '../bus/index.ts'
+import { type Closing, createClosing, processClosing } from '../core/closing.ts'
+import { SharedStateError } from '../core/errors.ts'
+import { createKeys } from '../core/keys.ts'
+import { setProcessRole } from '../core/role.ts'
+import { CONNECT_DEADLINE_MS, createRedisConnection } from '../redis/client.ts'
+import { setProcessDefaults } from '../redis/defaults.ts'
+import { createRedisSource, type RedisSource } from '../redis/source.ts'
+import type { ResolvedClusterOptions } from './options.ts'
+import { listenToSignals, type PrimarySignals } from './signals.ts'
+import { createSupervisor, type Supervisor, type SupervisorEvents } from './supervisor.ts'
+import { putIntoWords } from './words.ts'
+
+export interface ClusterStatus {
+  readonly name: string
+  readonly pid: number
+  readonly redis: string
+  readonly desired: number
+  /** Counts reloads from 1 on. */
+  readonly generation: number
+  readonly workers: readonly WorkerStatus[]
+  /** Workers that finish their last requests. */
+  readonly draining: number
+}
+
+export interface WorkerStatus {
+  readonly index: number
+  readonly pid: number | undefined
+  /** `waiting`: for the next attempt after a crash. `parked`: left by one of `backoff.stopExitCodes`. */
+  readonly state: 'starting' | 'ready' | 'waiting' | 'parked'
+  readonly generation: number | undefined
+  readonly uptimeMs: number | undefined
+  /** Crashes since the slot exists; replacements at a reload do not count. */
+  readonly restarts: number
+}
+
+export interface PrimaryHandle {
+  readonly role: 'primary'
+  status(): ClusterStatus
+  /** To `n` workers, or by `'+1'` / `'-1'`; the highest indexes go first. @throws SharedStateError `ERR_AS_ONE_OPTIONS` */
+  scale(to: number | `+${number}` | `-${number}`): void
+  /**
+   * Replaces every worker without a failed request: start the new one, wait until it is ready, drain the old one.
+   *
+   * @throws SharedStateError `ERR_AS_ONE_RELOAD` when the new version does not become ready; the old workers stay
+   */
+  reload(): Promise<void>
+  /** Drains all workers, stops the managed local Redis, takes the signal handlers back. Idempotent. */
+  stop(): Promise<void>
+  /** Returns the function that ends it. */
+  on<Event extends keyof SupervisorEvents>(
+    event: Event,
+    listener: (...args: SupervisorEvents[Event]) => void,
+  ): () => void
+}
+
+export interface PrimaryScript {
+  /** Default: this process's own main script and arguments. */
+  readonly exec?: string
+  readonly args?: readonly string[]
+  /** An unmodified script is ready as soon as it listens; a `runCluster` app says so itself. */
+  readonly readyWhenListening: boolean
+}
+
+const AGENT_URL: string = new URL('./agent.js', import.meta.url).href
+
+/**
+ * Makes this process the primary: Redis first, then the hub, then the workers.
+ *
+ * @throws SharedStateError when Redis cannot be used or no worker starts; nothing is left running then
+ */
+export async function startPrimary(
+  options: ResolvedClusterOptions & { workers: number },
+  script: PrimaryScript,
+): Promise<PrimaryHandle> {
+  setProcessRole('primary')
+  const closing = createClosing()
+  const source = createRedisSource(options.redis, {
+    name: options.name,
+    env: process.env,
+    cwd: process.cwd(),
+  })
+  setProcessDefaults({ name: options.name, namespace: options.namespace, source })
+  closing.add(() => source.close())
+
+  let supervisor: Supervisor | undefined
+  let signals: PrimarySignals | undefined
+  let stopping: Promise<void> | undefined
+
+  const stop = (): Promise<void> => {
+    stopping ??= (async () => {
+      await supervisor?.stop()
+      await processClosing.close() // the default instance of this process, if the app used it here
+      await closing.close()
+      signals?.stop()
+    })()
+    return stopping
+  }
+  // From the first moment on: a Ctrl-C while Redis starts must not leave it behind.
+  signals = listenToSignals({
+    stop,
+    kill: () => supervisor?.kill(),
+    reload: () => void supervisor?.reload().catch(() => {}), // told as 'reload-failed'
+    scale: (by) => supervisor?.scale(Math.max(1, supervisor.status().desired + by)),
+  })
+
+  try {
+    await checkRedis(source)
+    const hub = await openHub(options, source, closing)
+    setUpFork(options, script)
+    supervisor = createSupervisor({
+      desired: options.workers,
+      backoff: options.backoff,
+      stopExitCodes: options.stopExitCodes,
+      drain: options.drain,
+      forkOptions: (index) => {
+        const announcement = hub.announce(index)
+        return {
+          env: {
+            ...options.env,
+            ...announcementEnv(announcement),
+            AS_ONE_WORKER: `${index}`,
+            NODE_APP_INSTANCE: `${index}`,
+          },
+          readyTimeoutMs: options.readyTimeoutMs,
+          readyWhenListening: script.readyWhenListening,
+          onChannel: (socket) => serveChannel(socket, hub.hub, announcement),
+        }
+      },
+    })
+    putIntoWords(supervisor.events)
+    await supervisor.start()
+  } catch (error) {
+    supervisor?.kill()
+    await stop()
+    throw error
+  }
+  return handleOf(options, source, supervisor, stop)
+}
+
+async function checkRedis(source: RedisSource): Promise<void> {
+  const connection = createRedisConnection(source, 'as-one:check')
+  try {
+    await connection.ready({ timeoutMs: CONNECT_DEADLINE_MS })
+  } finally {
+    await connection.close()
+  }
+}
+
+interface AnnouncedHub {
+  readonly hub: Hub
+  announce(index: number): Announcement
+}
+
+async function openHub(
+  options: ResolvedClusterOptions,
+  source: RedisSource,
+  closing: Closing,
+): Promise<AnnouncedHub> {
+  const { hub, release } = holdHub(createKeys(options.namespace), source)
+  closing.add(release)
+  const { name, namespace } = options
+  const common = { name, namespace, redis: await urlForWorkers(options, source), redisId: source.id }
+  return { hub, announce: (index) => ({ ...common, index, nonce: randomBytes(16).toString('hex') }) }
+}
+
+/** Options and instances cannot be sent; the worker's own `runCluster` call gets them again. */
+async function urlForWorkers(
+  options: ResolvedClusterOptions,
+  source: RedisSource,
+): Promise<string | undefined> {
+  if (source.local) return `unix://${encodeURI((await source.target()).label)}`
+  const url = options.redis ?? process.env.REDIS_URL
+  return typeof url === 'string' ? url : undefined
+}
+
+function setUpFork(options: ResolvedClusterOptions, script: PrimaryScript): void {
+  cluster.schedulingPolicy = options.balance === 'os' ? cluster.SCHED_NONE : cluster.SCHED_RR
+  cluster.setupPrimary({
+    exec: script.exec ?? process.argv[1] ?? '',
+    args: [...(script.args ?? process.argv.slice(2))],
+    // A preload, never a wrapper: require.main, argv and import.meta stay the app's own.
+    execArgv: [...process.execArgv, '--import', AGENT_URL],
+    // stdout is inherited; stderr is read, because a reload that fails tells the last lines of it; 4 is the bus channel.
+    stdio: ['inherit', 'inherit', 'pipe', 'ipc', 'pipe'],
+  })
+  process.stderr.on('error', () => {}) // whoever reads our stderr may go before us
+}
+
+function handleOf(
+  options: ResolvedClusterOptions,
+  source: RedisSource,
+  supervisor: Supervisor,
+  stop: () => Promise<void>,
+): PrimaryHandle {
+  const events = supervisor.events as EventEmitter
+  return {
+    role: 'primary',
+    status() {
+      const { slots, ...rest } = supervisor.status()
+      return { name: options.name, pid: process.pid, redis: source.label, ...rest, workers: slots }
+    },
+    scale: (to) => supervisor.scale(desiredOf(to, supervisor.status().desired)),
+    reload: () => supervisor.reload(),
+    stop,
+    on(event, listener) {
+      events.on(event, listener)
+      return () => events.off(event, listener)
+    },
+  }
+}
+
+function desiredOf(to: number | string, current: number): number {
+  const relative = typeof to === 'string' && /^[+-]\d{1,4}$/.test(to)
+  const desired = relative ? current + Number(to) : to
+  if (typeof desired === 'number' && Number.isInteger(desired) && desired >= 1 && desired <= 1_024)
+    return desired
+  throw new SharedStateError(
+    'ERR_AS_ONE_OPTIONS',
+    `scale must lead to 1 to 1024 workers, got '${to}' with ${current} running`,
+  )
+}

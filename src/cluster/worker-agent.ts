@@ -1,0 +1,81 @@
+import cluster from 'node:cluster'
+import { messageOf } from '../core/errors.ts'
+import { setProcessRole } from '../core/role.ts'
+import { trackConnections } from './connections.ts'
+import { type ToPrimary, type ToWorker, unwrap, wrap } from './control.ts'
+import { type DrainTimes, drain, type ShutdownHook } from './drain.ts'
+
+/** A worker whose primary has died has this long to finish what it has begun. */
+const ORPHAN: DrainTimes = { delayMs: 0, lingerMs: 1_000, timeoutMs: 20_000 }
+
+/** The worker's side of supervision; at most one in a process. */
+export interface WorkerAgent {
+  readonly index: number
+  tellReady(): void
+  /** Reports why the app cannot run and ends the process. */
+  tellFailed(error: unknown): void
+  addShutdownHook(hook: ShutdownHook): void
+}
+
+/** On globalThis, since the agent and the app may load two copies of this package. */
+const AGENT_SLOT: unique symbol = Symbol.for('as-one.agent.1') as never
+type AgentGlobal = { [AGENT_SLOT]?: WorkerAgent }
+
+/** Undefined in a process that none of our primaries has started. */
+export function workerAgent(): WorkerAgent | undefined {
+  return (globalThis as AgentGlobal)[AGENT_SLOT]
+}
+
+export function startWorkerAgent(): WorkerAgent {
+  setProcessRole('worker')
+  const connections = trackConnections()
+  const hooks: ShutdownHook[] = []
+  let draining = false
+
+  const tell = (message: ToPrimary, sent?: () => void): void => {
+    if (!process.connected) return
+    process.send?.(wrap(message), undefined, undefined, () => sent?.()) // the callback also takes the error of a primary that has just died
+  }
+  const drainAndExit = (times: DrainTimes, exitCode: number): void => {
+    if (draining) return
+    draining = true
+    setTimeout(() => process.exit(1), times.timeoutMs + 1_000).unref() // a hook or a socket that never ends
+    void drain(connections, times, hooks).then(() => process.exit(process.exitCode ?? exitCode))
+  }
+
+  process.on('message', (received) => {
+    const message = unwrap<ToWorker>(received)
+    if (message?.type === 'drain') drainAndExit(message, 0)
+  })
+
+  // A Ctrl-C in a terminal reaches every process of the group; the primary alone decides what follows.
+  process.on('SIGINT', () => {})
+  process.on('SIGTERM', () => {
+    if (process.connected) tell({ type: 'retire' })
+    else drainAndExit(ORPHAN, 0)
+  })
+
+  // Without these a worker dies of EPIPE at its next log line once the primary, which reads its stderr, is gone.
+  process.stdout.on('error', () => {})
+  process.stderr.on('error', () => {})
+
+  // Node's own listener would exit at once, and with it every request in flight.
+  cluster.worker?.on('disconnect', () => {
+    if (cluster.worker) cluster.worker.exitedAfterDisconnect = true
+    drainAndExit(ORPHAN, 1)
+  })
+
+  const agent: WorkerAgent = {
+    index: Number(process.env.AS_ONE_WORKER),
+    tellReady: () => tell({ type: 'ready' }),
+    tellFailed(error) {
+      const stack = error instanceof Error ? error.stack : undefined
+      process.exitCode = 1
+      tell({ type: 'failed', message: messageOf(error), stack }, () => process.exit(1))
+      setTimeout(() => process.exit(1), 1_000).unref()
+    },
+    addShutdownHook: (hook) => void hooks.push(hook),
+  }
+  ;(globalThis as AgentGlobal)[AGENT_SLOT] = agent
+  return agent
+}

@@ -1,0 +1,135 @@
+import cluster, { type Worker } from 'node:cluster'
+import type { Socket } from 'node:net'
+import { type ToPrimary, type ToWorker, unwrap, wrap } from './control.ts'
+import type { DrainTimes } from './drain.ts'
+
+export type WorkerState = 'starting' | 'ready' | 'draining' | 'dead'
+
+/** The primary's view of one worker process. */
+export interface WorkerHandle {
+  readonly index: number
+  readonly generation: number
+  readonly pid: number
+  readonly state: WorkerState
+  readonly startedAt: number
+  /** Why it ended or will: its own report, else its last stderr lines. */
+  readonly reason: string
+  /** Asks it to drain and kills it when it takes longer than its deadline. */
+  drain(times: DrainTimes): void
+  kill(): void
+}
+
+export interface WorkerEvents {
+  ready(worker: WorkerHandle): void
+  retire(worker: WorkerHandle): void
+  exited(worker: WorkerHandle, exit: WorkerExit): void
+}
+
+export interface WorkerExit {
+  readonly code: number | null
+  readonly signal: NodeJS.Signals | null
+  /** It had not stopped by its deadline and was killed. */
+  readonly forced: boolean
+}
+
+export interface ForkOptions {
+  readonly index: number
+  readonly generation: number
+  readonly env: Readonly<Record<string, string>>
+  readonly readyTimeoutMs: number
+  /** A script that is no `runCluster` app is ready as soon as it listens. */
+  readonly readyWhenListening: boolean
+  /** The worker's end of the bus channel is its fd 4. */
+  readonly onChannel: (socket: Socket) => void
+}
+
+const STDERR_TAIL_BYTES = 4_096
+/** Between a drain's deadline, which the worker keeps itself, and SIGKILL. */
+const KILL_AFTER_MS = 1_500
+const STDERR_WAIT_MS = 200
+
+export function forkWorker(options: ForkOptions, events: WorkerEvents): WorkerHandle {
+  const worker: Worker = cluster.fork(options.env)
+  const child = worker.process
+  const startedAt = Date.now()
+  let state: WorkerState = 'starting'
+  let report: string | undefined
+  let failure: string | undefined
+  let tail = ''
+  let forced = false
+  let killTimer: NodeJS.Timeout | undefined
+  const readyTimer = setTimeout(() => {
+    report = `it was not ready within ${options.readyTimeoutMs} ms (readyTimeout): the app has not come to listen`
+    child.kill('SIGKILL')
+  }, options.readyTimeoutMs)
+
+  const handle: WorkerHandle = {
+    index: options.index,
+    generation: options.generation,
+    pid: child.pid ?? 0,
+    startedAt,
+    get state() {
+      return state
+    },
+    get reason() {
+      return report ?? (tail.trim() || (failure ?? ''))
+    },
+    drain(times) {
+      if (state === 'draining' || state === 'dead') return
+      clearTimeout(readyTimer)
+      state = 'draining'
+      killTimer = setTimeout(() => {
+        forced = true
+        child.kill('SIGKILL')
+      }, times.timeoutMs + KILL_AFTER_MS)
+      send({ type: 'drain', ...times })
+    },
+    kill() {
+      if (state !== 'dead') child.kill('SIGKILL')
+    },
+  }
+
+  const becomeReady = (): void => {
+    if (state !== 'starting') return
+    clearTimeout(readyTimer)
+    state = 'ready'
+    events.ready(handle)
+  }
+  const send = (message: ToWorker): void => {
+    if (worker.isConnected()) child.send(wrap(message), () => {}) // it died first: 'exit' says so
+  }
+
+  child.on('message', (received: unknown) => {
+    const message = unwrap<ToPrimary>(received)
+    if (message?.type === 'ready') becomeReady()
+    else if (message?.type === 'retire') events.retire(handle)
+    else if (message?.type === 'failed')
+      report = message.stack?.includes(message.message) ? message.stack : message.message
+  })
+  if (options.readyWhenListening) worker.on('listening', becomeReady)
+  // Both emit it: a fork that failed, and Node's own message to a worker that has just died (EPIPE).
+  const onError = (error: Error): void => {
+    failure ??= error.message
+  }
+  worker.on('error', onError)
+  child.on('error', onError)
+  child.stderr?.on('data', (chunk: Buffer) => {
+    process.stderr.write(chunk)
+    tail = (tail + chunk.toString()).slice(-STDERR_TAIL_BYTES)
+  })
+  const channel = child.stdio[4] as Socket | null | undefined
+  if (channel) options.onChannel(channel)
+
+  const onExit = (code: number | null, signal: NodeJS.Signals | null): void => {
+    if (state === 'dead') return
+    clearTimeout(readyTimer)
+    clearTimeout(killTimer)
+    state = 'dead'
+    events.exited(handle, { code, signal, forced })
+  }
+  // By 'close' the last of stderr has been read, and it holds the reason; a grandchild that has inherited stderr may
+  // keep 'close' away for ever, so 'exit' waits for it only so long.
+  child.once('close', onExit)
+  child.once('exit', (code, signal) => void setTimeout(onExit, STDERR_WAIT_MS, code, signal))
+  return handle
+}

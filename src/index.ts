@@ -1,0 +1,13 @@
+export * from './cluster/index.ts'
+export type { SharedOptions } from './context.ts'
+export type { ByteSize, Duration } from './core/duration.ts'
+export { SharedStateError, type SharedStateErrorCode } from './core/errors.ts'
+export * from './default-bus.ts'
+export type { RedisOption } from './redis/target.ts'
+export {
+  type SessionCookieOptions,
+  type SessionMiddleware,
+  type SessionOptions,
+  sharedSession,
+} from './session/index.ts'
+export { createShared, defaultShared, type Shared } from './shared.ts'

@@ -1,0 +1,39 @@
+import type { Bus } from './bus/index.ts'
+import { createContext, defaultContext, type SharedContext, type SharedOptions } from './context.ts'
+import { createSession, type SessionMiddleware, type SessionOptions } from './session/index.ts'
+
+/** All rooms on one Redis and one namespace. */
+export interface Shared {
+  session(options: SessionOptions): SessionMiddleware
+  readonly bus: Bus
+  /** Sends what is queued, then closes every connection this instance has opened. Idempotent. */
+  close(): Promise<void>
+  [Symbol.asyncDispose](): Promise<void>
+}
+
+/**
+ * An explicit instance; the short forms share a default one. Opens no connection; the first use does.
+ *
+ * @throws SharedStateError `ERR_AS_ONE_OPTIONS`, `ERR_AS_ONE_REDIS_CONFIG`
+ * @example
+ * await using shared = createShared({ redis: 'redis://localhost', namespace: 'shop' })
+ * shared.bus.broadcast('invalidate', 'product:7')
+ */
+export function createShared(options?: SharedOptions): Shared {
+  return sharedOf(createContext(options))
+}
+
+/** The instance behind the short forms, to close it at the end of a script or a test. */
+export function defaultShared(): Shared {
+  return sharedOf(defaultContext())
+}
+
+function sharedOf(ctx: SharedContext): Shared {
+  const close = (): Promise<void> => ctx.closing.close()
+  return {
+    session: (options) => createSession(ctx, options),
+    bus: ctx.bus,
+    close,
+    [Symbol.asyncDispose]: close,
+  }
+}
