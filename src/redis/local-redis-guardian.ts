@@ -7,8 +7,8 @@ import type { LocalRedisFiles } from './local-redis-dir.ts'
 export const STOP_DEADLINE_MS = 10_000
 
 /**
- * Waits for the end of its standard input, which is our end. `read` and the other words here are built into every
- * sh, so the only process that ever runs beside it is a short `sleep`, `ln`, `readlink` or `rm`.
+ * Waits for the end of its standard input, which is our end. What is no `sleep`, `ln`, `readlink` or `rm` here is built
+ * into every sh, so waiting for years costs one small process and nothing else.
  */
 const GUARDIAN = `
 set -f

@@ -4,7 +4,7 @@ import { writeFileSync } from 'node:fs'
 import { open, readFile } from 'node:fs/promises'
 import { createConnection, type Socket } from 'node:net'
 import { setTimeout as delay } from 'node:timers/promises'
-import type { SharedStateError } from '../core/errors.ts'
+import { messageOf, type SharedStateError } from '../core/errors.ts'
 import { type LocalRedisFiles, prepareLog, writeConfig } from './local-redis-dir.ts'
 import { STOP_DEADLINE_MS } from './local-redis-guardian.ts'
 import { isServer, type LockWait, pause, serverPid, startTimeOf } from './local-redis-lock.ts'
@@ -59,16 +59,26 @@ async function startServer(
   }
   child.unref()
   const pid = child.pid as number
+  const exited = async (): Promise<void> => {
+    child.ref()
+    if (child.exitCode === null && child.signalCode === null) await once(child, 'exit')
+  }
+  const withoutRecord = async (cause?: unknown): Promise<SharedStateError> => {
+    child.kill('SIGKILL') // nobody else could ever find it
+    await exited()
+    return localRedisError(
+      `cannot write ${files.pid}: ${cause ? messageOf(cause) : 'no space left on device?'}`,
+      cause,
+    )
+  }
   try {
     // The server writes the same line a few milliseconds later, but this process might be killed in between.
     writeFileSync(files.pid, `${pid}\n`, { mode: 0o600 })
   } catch (error) {
-    child.kill('SIGKILL')
-    throw error
+    throw await withoutRecord(error)
   }
   const diedEarly = async (): Promise<SharedStateError> => {
-    child.ref()
-    if (child.exitCode === null && child.signalCode === null) await once(child, 'exit')
+    await exited()
     const how = child.signalCode ? `was ended by ${child.signalCode}` : `exited with code ${child.exitCode}`
     return localRedisError(`${binary.path} ${how} while starting, ${await lastWords(files, logStart)}`)
   }
@@ -76,7 +86,9 @@ async function startServer(
   const answer = await firstAnswer(files, pid, wait)
   if (!answer) throw await diedEarly()
   answer.socket.destroy()
-  return { pid, diedEarly }
+  const recorded = serverPid(files) // another pid where the program is a wrapper that starts the server
+  if (recorded === undefined) throw await withoutRecord()
+  return { pid: recorded, diedEarly }
 }
 
 async function lastWords(files: LocalRedisFiles, logStart: number): Promise<string> {

@@ -24,13 +24,13 @@ export interface ServerBinary {
 export async function findServerBinary(env: NodeJS.ProcessEnv = process.env): Promise<ServerBinary> {
   const chosen = env.AS_ONE_REDIS_SERVER
   if (chosen) {
-    const path = chosen.includes('/') ? resolve(chosen) : inPath(chosen, env)
+    const path = chosen.includes('/') ? resolve(chosen) : findInPath(chosen, env)
     if (path && isExecutable(path)) return inspect(path)
     throw localRedisError(`AS_ONE_REDIS_SERVER is ${JSON.stringify(chosen)}, which is no executable file`)
   }
   let refusal: unknown
   for (const name of NAMES) {
-    const path = inPath(name, env)
+    const path = findInPath(name, env)
     if (!path) continue
     try {
       return await inspect(path)
@@ -41,7 +41,8 @@ export async function findServerBinary(env: NodeJS.ProcessEnv = process.env): Pr
   throw refusal ?? localRedisError(`found neither redis-server nor valkey-server in PATH: ${INSTALL_ADVICE}`)
 }
 
-function inPath(name: string, env: NodeJS.ProcessEnv): string | undefined {
+/** The executable of this name in PATH. */
+export function findInPath(name: string, env: NodeJS.ProcessEnv): string | undefined {
   // An empty entry means the working directory, and nobody wants a server program from there.
   const directories = (env.PATH ?? '').split(delimiter).filter((directory) => directory !== '')
   return directories.map((directory) => join(directory, name)).find(isExecutable)

@@ -1,0 +1,35 @@
+#!/usr/bin/env node
+import { readFileSync } from 'node:fs'
+import { Command } from 'commander'
+import { messageOf } from '../core/errors.ts'
+import { addDoctor } from './doctor.ts'
+import { addRun } from './run.ts'
+
+// Every command lives in a file of its own and adds itself here.
+const commands: readonly ((program: Command) => void)[] = [addRun, addDoctor]
+
+const manifest = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')) as {
+  version: string
+}
+
+function fail(message: string): void {
+  const line = message
+    .replace(/^error: /, '')
+    .trim()
+    .replace(/\s*\n\s*/g, ' ')
+  process.stderr.write(`as-one: ${line}\n`)
+}
+
+const program = new Command('as-one')
+  .description('Run many workers. Behave as one.')
+  .version(manifest.version)
+  .configureOutput({ outputError: fail })
+  .showSuggestionAfterError()
+for (const add of commands) add(program)
+
+try {
+  await program.parseAsync()
+} catch (error) {
+  fail(messageOf(error))
+  process.exitCode = 1
+}
