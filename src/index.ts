@@ -1,4 +1,16 @@
-export * from './cluster/index.ts'
+export {
+  type App,
+  type ClusterHandle,
+  type ClusterOptions,
+  type ClusterStatus,
+  type ClusterWorkerHandle,
+  type PrimaryHandle,
+  runCluster,
+  type SupervisorEvents,
+  type WorkerExit,
+  type WorkerHandle,
+  type WorkerStatus,
+} from './cluster/index.ts'
 export type { SharedOptions } from './context.ts'
 export type { ByteSize, Duration } from './core/duration.ts'
 export { SharedStateError, type SharedStateErrorCode } from './core/errors.ts'
