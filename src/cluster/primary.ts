@@ -131,7 +131,7 @@ export async function startPrimary(
         }
       },
     })
-    putIntoWords(supervisor.events)
+    closing.add(putIntoWords(supervisor.events))
     await supervisor.start()
   } catch (error) {
     supervisor?.kill()

@@ -1,4 +1,5 @@
 import { randomUUID } from 'node:crypto'
+import { channels } from '../core/channels.ts'
 import { type LocalRedis, startLocalRedis } from './local-redis.ts'
 import type { RedisOption, RedisTarget } from './target.ts'
 import { resolveRedis } from './target.ts'
@@ -45,7 +46,7 @@ export function createRedisSource(
     id: localId,
     local: true,
     async target() {
-      local ??= startLocalRedis({ name, cwd, env }).catch((error: unknown) => {
+      local ??= startLocalRedis({ name, cwd, env }).then(tellOf, (error: unknown) => {
         local = undefined // the next use tries again: the reason may have been cured
         throw error
       })
@@ -58,4 +59,10 @@ export function createRedisSource(
       if (started) await (await started).stop()
     },
   }
+}
+
+function tellOf(local: LocalRedis): LocalRedis {
+  local.on('down', (error) => channels.redis.publish({ event: 'local-redis-down', error }))
+  local.on('restarted', ({ pid }) => channels.redis.publish({ event: 'local-redis-restarted', pid }))
+  return local
 }

@@ -41,7 +41,8 @@ export function openSubscriber(source: RedisSource, options: SubscriberOptions):
   async function connect(): Promise<void> {
     const target = await source.target()
     if (closed) return
-    const subscribed = target.kind === 'cluster' ? await subscribeOnCluster(target) : await subscribeOnServer(target)
+    const subscribed =
+      target.kind === 'cluster' ? await subscribeOnCluster(target) : await subscribeOnServer(target)
     if (closed || subscribed.status !== 'ready') throw new Error('the connection closed while subscribing')
     subscribed.once('close', () => lost(subscribed, 'connection closed'))
     subscribed.once('moved', () => lost(subscribed, "the channel's slot moved to another master"))
@@ -127,7 +128,12 @@ export function openSubscriber(source: RedisSource, options: SubscriberOptions):
   function run(): void {
     connect().catch((error: unknown) => {
       if (channels.redis.hasSubscribers) {
-        channels.redis.publish({ event: 'subscribe-failed', connection: options.connectionName, label: source.label, error })
+        channels.redis.publish({
+          event: 'subscribe-failed',
+          connection: options.connectionName,
+          label: source.label,
+          error,
+        })
       }
       current?.disconnect()
       current = undefined
@@ -166,7 +172,11 @@ function addressOf(node: unknown): Address {
 }
 
 /** The nodes of the cluster as this one knows them, so that the configured seeds may all be replaced in time. */
-async function knownNodes(redis: Redis, here: Address, fallback: readonly Address[]): Promise<readonly Address[]> {
+async function knownNodes(
+  redis: Redis,
+  here: Address,
+  fallback: readonly Address[],
+): Promise<readonly Address[]> {
   const slots = (await redis.cluster('SLOTS')) as unknown as [number, number, ...[string | null, number][]][]
   const found = new Map<string, Address>()
   for (const [, , ...nodes] of slots) {

@@ -12,7 +12,12 @@ export type RedisOption = string | RedisOptions | Redis | Cluster
 
 /** A resolved `RedisOption`. `label` is for people and never holds a password. */
 export type RedisTarget =
-  | { readonly kind: 'server'; readonly label: string; readonly id: string | undefined; readonly options: RedisOptions }
+  | {
+      readonly kind: 'server'
+      readonly label: string
+      readonly id: string | undefined
+      readonly options: RedisOptions
+    }
   | {
       readonly kind: 'cluster'
       readonly label: string
@@ -32,7 +37,9 @@ export function resolveRedis(option: RedisOption | undefined, env: NodeJS.Proces
   if (option !== undefined) return targetOf(option, 'redis')
   if (env.REDIS_URL) return targetOf(env.REDIS_URL, 'REDIS_URL')
   if (env.NODE_ENV === 'production') {
-    throw configError("no Redis is configured: set REDIS_URL, or pass redis: 'local' to run a private redis-server on this machine")
+    throw configError(
+      "no Redis is configured: set REDIS_URL, or pass redis: 'local' to run a private redis-server on this machine",
+    )
   }
   return LOCAL
 }
@@ -42,9 +49,13 @@ const LOCAL: RedisTarget = { kind: 'local', label: 'the managed local Redis', id
 function targetOf(option: RedisOption, source: string): RedisTarget {
   if (typeof option === 'string') return option === 'local' ? LOCAL : targetOfUrl(option, source)
   if (typeof option !== 'object' || option === null) {
-    throw configError(`${source} must be a URL, 'local', ioredis options or an ioredis instance, got ${show(option)}`)
+    throw configError(
+      `${source} must be a URL, 'local', ioredis options or an ioredis instance, got ${show(option)}`,
+    )
   }
-  const target = isCluster(option) ? targetOfCluster(option) : targetOfOptions(isClient(option) ? option.options : option)
+  const target = isCluster(option)
+    ? targetOfCluster(option)
+    : targetOfOptions(isClient(option) ? option.options : option)
   return target
 }
 
@@ -55,7 +66,13 @@ function targetOfCluster(cluster: Cluster): RedisTarget {
   const twin = cluster.duplicate([], { lazyConnect: true })
   const nodes = (twin as unknown as { startupNodes: ClusterNode[] }).startupNodes
   twin.disconnect()
-  return { kind: 'cluster', label: `Redis Cluster ${nodes.map(labelOfNode).join(',')}`, id: undefined, nodes, options }
+  return {
+    kind: 'cluster',
+    label: `Redis Cluster ${nodes.map(labelOfNode).join(',')}`,
+    id: undefined,
+    nodes,
+    options,
+  }
 }
 
 function targetOfOptions(options: RedisOptions): RedisTarget {
@@ -66,25 +83,37 @@ function targetOfOptions(options: RedisOptions): RedisTarget {
   return { kind: 'server', label, id: undefined, options }
 }
 
-const SCHEMES = 'redis://, rediss://, unix://, redis+sentinel://, rediss+sentinel://, redis+cluster:// or rediss+cluster://'
+const SCHEMES =
+  'redis://, rediss://, unix://, redis+sentinel://, rediss+sentinel://, redis+cluster:// or rediss+cluster://'
 
 function targetOfUrl(url: string, source: string): RedisTarget {
-  const match = /^(rediss?|unix|rediss?\+sentinel|rediss?\+cluster):\/\/(?:([^@/]*)@)?([^/?#]*)(\/[^?#]*)?(?:\?([^#]*))?$/.exec(url)
+  const match =
+    /^(rediss?|unix|rediss?\+sentinel|rediss?\+cluster):\/\/(?:([^@/]*)@)?([^/?#]*)(\/[^?#]*)?(?:\?([^#]*))?$/.exec(
+      url,
+    )
   if (!match) throw configError(`${source} must start with ${SCHEMES}, got ${show(withoutPassword(url))}`)
   const [, scheme = '', userInfo, authority = '', path = '', query] = match
   const id = createHash('sha256').update(url).digest('hex')
   const params = new URLSearchParams(query)
-  const refuse = (what: string): SharedStateError => configError(`${source} ${what}: ${show(withoutPassword(url))}`)
+  const refuse = (what: string): SharedStateError =>
+    configError(`${source} ${what}: ${show(withoutPassword(url))}`)
   const credentials = credentialsOf(userInfo)
   const tls = scheme.startsWith('rediss') ? { tls: {} } : {}
 
   if (scheme === 'unix') {
     const socketPath = decodeURIComponent(authority + path)
     if (!socketPath.startsWith('/')) throw refuse('needs an absolute path, unix:///path/to/redis.sock')
-    return { kind: 'server', label: socketPath, id, options: { path: socketPath, ...credentials, ...dbOf(params.get('db'), refuse) } }
+    return {
+      kind: 'server',
+      label: socketPath,
+      id,
+      options: { path: socketPath, ...credentials, ...dbOf(params.get('db'), refuse) },
+    }
   }
 
-  const nodes = authority.split(',').map((hostPort) => nodeOf(hostPort, scheme.endsWith('sentinel') ? 26379 : 6379, refuse))
+  const nodes = authority
+    .split(',')
+    .map((hostPort) => nodeOf(hostPort, scheme.endsWith('sentinel') ? 26379 : 6379, refuse))
   const segments = path.split('/').slice(1).map(decodeURIComponent)
   if (scheme.endsWith('+cluster')) {
     if ((segments[0] ?? '') !== '') throw refuse('must not name a database, Redis Cluster has only one')
@@ -117,7 +146,12 @@ function targetOfUrl(url: string, source: string): RedisTarget {
   }
   const [node, more] = nodes
   if (!node || more) throw refuse('must name one host; several need redis+sentinel:// or redis+cluster://')
-  return { kind: 'server', label: `${node.host}:${node.port}`, id, options: { ...node, ...credentials, ...tls, ...dbOf(segments[0], refuse) } }
+  return {
+    kind: 'server',
+    label: `${node.host}:${node.port}`,
+    id,
+    options: { ...node, ...credentials, ...tls, ...dbOf(segments[0], refuse) },
+  }
 }
 
 function credentialsOf(userInfo: string | undefined): RedisOptions {
@@ -128,7 +162,11 @@ function credentialsOf(userInfo: string | undefined): RedisOptions {
   return { ...(username ? { username } : {}), ...(password ? { password } : {}) }
 }
 
-function nodeOf(hostPort: string, defaultPort: number, refuse: (what: string) => SharedStateError): { host: string; port: number } {
+function nodeOf(
+  hostPort: string,
+  defaultPort: number,
+  refuse: (what: string) => SharedStateError,
+): { host: string; port: number } {
   const match = /^(\[[0-9A-Fa-f:.]+\]|[^:[\]]+)?(?::(\d{1,5}))?$/.exec(hostPort)
   const port = match?.[2] === undefined ? defaultPort : Number(match[2])
   if (!match || port < 1 || port > 65535) throw refuse(`has no usable host and port in ${show(hostPort)}`)
@@ -151,7 +189,11 @@ function refuseKeyPrefix(options: { keyPrefix?: string | undefined }): void {
 /** By methods, not instanceof: two copies of ioredis in one tree are common. */
 function isClient(value: object): value is Redis | Cluster {
   const client = value as { duplicate?: unknown; sendCommand?: unknown; options?: unknown }
-  return typeof client.duplicate === 'function' && typeof client.sendCommand === 'function' && typeof client.options === 'object'
+  return (
+    typeof client.duplicate === 'function' &&
+    typeof client.sendCommand === 'function' &&
+    typeof client.options === 'object'
+  )
 }
 
 function isCluster(value: object): value is Cluster {
