@@ -23,6 +23,19 @@ const projects: Record<string, { suffix: string } & NonNullable<TestProjectInlin
     testTimeout: 120_000,
     fileParallelism: false,
   },
+  // Needs a browser, so only `npm run test:web` asks for it.
+  ...(process.env.AS_ONE_WEB === '1' && {
+    web: {
+      suffix: 'web',
+      globalSetup: [
+        helper('require-dist.ts'),
+        fileURLToPath(new URL('web/require-chromium.ts', import.meta.url)),
+        helper('global-setup.ts'),
+      ],
+      testTimeout: 120_000,
+      fileParallelism: false,
+    },
+  }),
 }
 
 export default defineConfig({
