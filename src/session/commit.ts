@@ -17,6 +17,7 @@ export interface Commit {
 type Args = unknown[]
 type Method = (this: ServerResponse, ...args: Args) => unknown
 type Patched = Record<'write' | 'end' | 'writeHead' | 'flushHeaders', Method>
+export type CommitMode = 'before-headers' | 'after'
 
 /**
  * `'before-headers'`: the first call that would send something (`writeHead`, `write`, `end`, `flushHeaders`) commits.
@@ -27,140 +28,176 @@ type Patched = Record<'write' | 'end' | 'writeHead' | 'flushHeaders', Method>
  *
  * `'after'`: only `end` is kept, and its header is fixed before the commit.
  */
-export function holdResponse(res: ServerResponse, commit: Commit, mode: 'before-headers' | 'after'): void {
+export function holdResponse(res: ServerResponse, commit: Commit, mode: CommitMode): void {
+  const held = new HeldResponse(res, commit, mode)
   const patched = res as unknown as Patched
-  const { write, end, writeHead, flushHeaders } = patched
-  let phase: 'idle' | 'holding' | 'flowing' | 'failed' = 'idle'
-  let kept: { method: Method; args: Args }[] = []
-  let refused = false
-  let ended = false
-  let line: string | undefined
-  let unlock: (() => void) | undefined
+  patched.write = (...args) => held.write(args)
+  patched.end = (...args) => held.end(args)
+  patched.writeHead = (...args) => held.writeHead(args)
+  patched.flushHeaders = (...args) => held.flushHeaders(args)
+}
 
-  patched.write = (...args) => {
-    if (phase === 'idle') begin()
-    if (phase === 'holding') refused = true
-    return phase === 'failed' && ended ? drop(args, false) : send(write, args, false)
+class HeldResponse {
+  readonly #res: ServerResponse
+  readonly #commit: Commit
+  readonly #mode: CommitMode
+  /** The methods as we found them: Node's, or those of a wrapper before us. */
+  readonly #native: Patched
+  #phase: 'idle' | 'holding' | 'flowing' | 'failed' = 'idle'
+  #kept: { method: Method; args: Args }[] = []
+  #refused = false
+  #ended = false
+  #line: string | undefined
+  #unlock: (() => void) | undefined
+
+  constructor(res: ServerResponse, commit: Commit, mode: CommitMode) {
+    this.#res = res
+    this.#commit = commit
+    this.#mode = mode
+    const { write, end, writeHead, flushHeaders } = res as unknown as Patched
+    this.#native = { write, end, writeHead, flushHeaders }
   }
 
-  patched.end = (...args) => {
-    const first = phase === 'idle'
-    if (first) begin()
-    if (ended) return phase === 'failed' ? drop(args, res) : send(end, args, res)
-    ended = true
-    const headerLeftEarlier = !first || mode === 'after'
-    return phase === 'flowing' && headerLeftEarlier ? endAfterSave(args) : send(end, args, res)
+  get isHolding(): boolean {
+    return this.#phase === 'holding'
   }
 
-  patched.writeHead = (...args) => {
-    if (phase === 'idle') begin()
+  get hasEnded(): boolean {
+    return this.#ended
+  }
+
+  write(args: Args): unknown {
+    if (this.#phase === 'idle') this.#begin()
+    if (this.#phase === 'holding') this.#refused = true
+    if (this.#phase === 'failed' && this.#ended) return drop(args, false)
+    return this.#send(this.#native.write, args, false)
+  }
+
+  end(args: Args): unknown {
+    const first = this.#phase === 'idle'
+    if (first) this.#begin()
+    if (this.#ended) {
+      return this.#phase === 'failed' ? drop(args, this.#res) : this.#send(this.#native.end, args, this.#res)
+    }
+    this.#ended = true
+    const headerLeftEarlier = !first || this.#mode === 'after'
+    if (this.#phase === 'flowing' && headerLeftEarlier) return this.#endAfterSave(args)
+    return this.#send(this.#native.end, args, this.#res)
+  }
+
+  writeHead(args: Args): unknown {
+    if (this.#phase === 'idle') this.#begin()
+    if (this.#phase !== 'holding') return this.#head(args)
+    if (this.#kept.length === 0) return this.#send((...kept) => this.#head(kept), args, this.#res)
     // Wrappers that see no header yet (compression) ask for one again before each write.
-    if (phase === 'holding' && kept.length > 0 && args.length === 1) return res
-    if (phase === 'holding' && kept.length > 0) throw headersSent('write')
-    return send(head, args, res)
+    if (args.length === 1) return this.#res
+    throw headersSent('write')
   }
 
-  patched.flushHeaders = (...args) => {
-    if (phase === 'idle') begin()
-    return send(flushHeaders, args, undefined)
+  flushHeaders(args: Args): unknown {
+    if (this.#phase === 'idle') this.#begin()
+    return this.#send(this.#native.flushHeaders, args, undefined)
   }
 
-  function send(method: Method, args: Args, meanwhile: unknown): unknown {
-    if (phase !== 'holding') return method.apply(res, args)
-    kept.push({ method, args })
+  #send(method: Method, args: Args, meanwhile: unknown): unknown {
+    if (this.#phase !== 'holding') return method.apply(this.#res, args)
+    this.#kept.push({ method, args })
     return meanwhile
   }
 
-  /** Node renders every header here: `write` and `end` call `res.writeHead` when nobody did. */
-  function head(...args: Args): unknown {
-    const cookie = line
-    line = undefined
-    return writeHead.apply(res, cookie === undefined ? args : [...withSetCookie(res, args, cookie)])
+  /** Every header is rendered here: Node's `write` and `end` call `res.writeHead` when nobody did. */
+  #head(args: Args): unknown {
+    const line = this.#line
+    this.#line = undefined
+    return this.#native.writeHead.apply(
+      this.#res,
+      line === undefined ? args : [...withSetCookie(this.#res, args, line)],
+    )
   }
 
-  function begin(): void {
-    phase = mode === 'after' ? 'flowing' : 'holding'
-    try {
-      if (mode === 'after') line = commit.setCookie()
-      else if (!commit.save(committed)) release()
-    } catch (error) {
-      if (mode === 'after') setImmediate(() => commit.fail(error))
-      else committed(error)
-    }
-    if (phase === 'holding')
-      unlock = lockHeader(
-        res,
-        () => phase === 'holding',
-        () => ended,
-      )
-  }
-
-  function committed(error?: unknown): void {
-    if (error) setImmediate(fail, error)
-    else release()
-  }
-
-  function release(): void {
-    try {
-      line = commit.setCookie()
-    } catch (error) {
-      setImmediate(fail, error)
+  #begin(): void {
+    if (this.#mode === 'after') {
+      this.#phase = 'flowing'
+      try {
+        this.#line = this.#commit.setCookie()
+      } catch (error) {
+        setImmediate(() => this.#commit.fail(error))
+      }
       return
     }
-    unlock?.()
-    phase = 'flowing'
-    repeat()
+    this.#phase = 'holding'
+    try {
+      if (!this.#commit.save((error) => this.#committed(error))) this.#release()
+    } catch (error) {
+      this.#committed(error)
+    }
+    if (this.isHolding) this.#unlock = lockHeader(this.#res, this)
   }
 
-  function repeat(): void {
-    const calls = kept
-    kept = []
+  #committed(error?: unknown): void {
+    if (error) setImmediate(() => this.#fail(error))
+    else this.#release()
+  }
+
+  #release(): void {
     try {
-      for (const { method, args } of calls) method.apply(res, args)
+      this.#line = this.#commit.setCookie()
+    } catch (error) {
+      this.#committed(error)
+      return
+    }
+    this.#unlock?.()
+    this.#repeat()
+  }
+
+  #repeat(): void {
+    this.#phase = 'flowing'
+    const calls = this.#kept
+    this.#kept = []
+    try {
+      for (const { method, args } of calls) method.apply(this.#res, args)
     } catch (error) {
       // What Node would have thrown at the application (a bad header, a bad chunk): that has gone on meanwhile.
-      if (res.headersSent) res.destroy(error as Error)
-      else setImmediate(fail, error)
+      if (this.#res.headersSent) this.#res.destroy(error as Error)
+      else this.#committed(error)
       return
     }
-    if (refused && !ended && !res.writableNeedDrain) res.emit('drain')
-    refused = false
+    if (this.#refused && !this.#ended && !this.#res.writableNeedDrain) this.#res.emit('drain')
+    this.#refused = false
   }
 
-  function fail(error: unknown): void {
-    const calls = kept
-    kept = []
-    unlock?.()
-    phase = 'failed'
-    ended = false
-    line = undefined
-    for (const { args } of calls) drop(args, undefined, error)
+  #fail(error: unknown): void {
+    const res = this.#res
+    this.#unlock?.()
+    this.#phase = 'failed'
+    this.#ended = false
+    this.#line = undefined
+    for (const { args } of this.#kept) drop(args, undefined, error)
+    this.#kept = []
     for (const name of res.getHeaderNames()) if (OF_THE_ANSWER.test(name)) res.removeHeader(name)
     res.statusCode = statusOf(error)
     res.statusMessage = ''
-    commit.fail(error)
+    this.#commit.fail(error)
   }
 
   /** The header has left, so errors can only be told; the end still comes. */
-  function endAfterSave(args: Args): unknown {
+  #endAfterSave(args: Args): unknown {
     let over = false
     const done = (error?: unknown): void => {
       over = true
-      if (error) setImmediate(() => commit.fail(error))
-      if (phase !== 'holding') return
-      phase = 'flowing'
-      repeat()
+      if (error) setImmediate(() => this.#commit.fail(error))
+      if (this.isHolding) this.#repeat()
     }
     let waits = false
     try {
-      waits = commit.save(done)
+      waits = this.#commit.save(done)
     } catch (error) {
       done(error)
     }
-    if (!waits || over) return end.apply(res, args)
-    if (!res.headersSent) res.writeHead(res.statusCode)
-    phase = 'holding'
-    return send(end, args, res)
+    if (!waits || over) return this.#native.end.apply(this.#res, args)
+    if (!this.#res.headersSent) this.#res.writeHead(this.#res.statusCode)
+    this.#phase = 'holding'
+    return this.#send(this.#native.end, args, this.#res)
   }
 }
 
@@ -184,27 +221,54 @@ function drop<T>(
   return result
 }
 
+const HELD: unique symbol = Symbol('as-one.held')
+type Locked = ServerResponse & { [HELD]?: HeldResponse }
+
 /** Makes the response answer as Node's does once its header is rendered; returns the way back. */
-function lockHeader(res: ServerResponse, isHeld: () => boolean, hasEnded: () => boolean): () => void {
+function lockHeader(res: Locked, held: HeldResponse): () => void {
   const { setHeader, appendHeader, removeHeader, statusCode, statusMessage } = res
-  const refuse = (verb: string) => (): never => {
-    throw headersSent(verb)
-  }
-  res.setHeader = refuse('set')
-  res.appendHeader = refuse('append')
-  res.removeHeader = refuse('remove')
-  const own = Object.getPrototypeOf(res) as object
-  Object.defineProperty(res, 'headersSent', {
-    configurable: true,
-    get: () => isHeld() || (Reflect.get(own, 'headersSent', res) as boolean),
-  })
-  Object.defineProperty(res, 'writableEnded', {
-    configurable: true,
-    get: () => (isHeld() && hasEnded()) || (Reflect.get(own, 'writableEnded', res) as boolean),
-  })
+  res[HELD] = held
+  res.setHeader = refuseSet
+  res.appendHeader = refuseAppend
+  res.removeHeader = refuseRemove
+  Object.defineProperties(res, LOCKED)
   return () => {
-    Object.assign(res, { setHeader, appendHeader, removeHeader, statusCode, statusMessage })
+    res.setHeader = setHeader
+    res.appendHeader = appendHeader
+    res.removeHeader = removeHeader
+    res.statusCode = statusCode
+    res.statusMessage = statusMessage
   }
+}
+
+/** The same functions for all responses: closures would give each one a hidden class of its own. */
+const LOCKED: PropertyDescriptorMap = {
+  headersSent: {
+    configurable: true,
+    get(this: Locked) {
+      return this[HELD]?.isHolding || inherited(this, 'headersSent')
+    },
+  },
+  writableEnded: {
+    configurable: true,
+    get(this: Locked) {
+      const held = this[HELD]
+      return (held?.isHolding && held.hasEnded) || inherited(this, 'writableEnded')
+    },
+  },
+}
+const refuseSet = (): never => {
+  throw headersSent('set')
+}
+const refuseAppend = (): never => {
+  throw headersSent('append')
+}
+const refuseRemove = (): never => {
+  throw headersSent('remove')
+}
+
+function inherited(res: ServerResponse, name: 'headersSent' | 'writableEnded'): unknown {
+  return Reflect.get(Object.getPrototypeOf(res) as object, name, res)
 }
 
 function headersSent(verb: string): Error {

@@ -36,15 +36,35 @@ const COOKIE_STATE = [
   'priority',
 ] as const
 
-const records = new WeakMap<object, SessionRecord>()
 const NONE: Fields = new Map()
 
+/**
+ * Keeps the record in a private field stamped on the session: nobody sees it and no copy carries it, as with a
+ * WeakMap, whose two entries per request cost the garbage collector more than the rest of the middleware.
+ */
+class Stamped extends (function stamp(session: object) {
+  return session
+} as unknown as new (
+  session: object,
+) => object) {
+  #record: SessionRecord | undefined
+
+  static put(session: object, record: SessionRecord): void {
+    const stamped = #record in session ? session : new Stamped(session)
+    ;(stamped as Stamped).#record = record
+  }
+
+  static get(session: object): SessionRecord | undefined {
+    return #record in session ? session.#record : undefined
+  }
+}
+
 export function recordOf(session: object): SessionRecord | undefined {
-  return records.get(session)
+  return Stamped.get(session)
 }
 
 export function keepRecord(session: object, record: SessionRecord): void {
-  records.set(session, record)
+  Stamped.put(session, record)
 }
 
 export function recordNew(session: object, sid: string): SessionRecord {
@@ -68,7 +88,7 @@ function record(
   cookie: CookieState | undefined,
 ): SessionRecord {
   const made = { sid, original, stored, cookie, touchedAt: Number.NaN, gone: false, serialised: undefined }
-  records.set(session, made)
+  Stamped.put(session, made)
   return made
 }
 

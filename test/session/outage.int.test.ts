@@ -1,0 +1,175 @@
+import { once } from 'node:events'
+import { writeFileSync } from 'node:fs'
+import { connect } from 'node:net'
+import { join } from 'node:path'
+import express from 'express'
+import { beforeEach, expect, test } from 'vitest'
+import { createSession } from '../../src/session/index.ts'
+import { tempDir, track } from '../helpers/cleanup.ts'
+import { CookieJar, get, type Reply } from '../helpers/http.ts'
+import { freePort } from '../helpers/ports.ts'
+import { type PrivateRedis, startRedis, testNamespace } from '../helpers/redis.ts'
+import { startProxy, type TcpProxy } from '../helpers/tcp-proxy.ts'
+import { until } from '../helpers/until.ts'
+import { app, type Context, type Handler, type Request, serve, worker } from './app.ts'
+
+const timeout = 500
+/** For a busy machine; without our deadline it would be seconds. */
+const margin = 400
+
+let redis: PrivateRedis
+let proxy: TcpProxy
+let ctx: Context
+
+beforeEach(async () => {
+  redis = await startRedis()
+  proxy = await startProxy({ target: { port: redis.port } })
+  ctx = worker(proxy.url(), testNamespace())
+  await ctx.redis.ready()
+})
+
+async function timed(promise: Promise<Reply>): Promise<Reply & { ms: number }> {
+  const startedAt = performance.now()
+  const reply = await promise
+  return { ...reply, ms: performance.now() - startedAt }
+}
+
+function expectUnavailable({ status, body, headers, ms }: Reply & { ms: number }): void {
+  expect([status, body]).toEqual([503, expect.stringContaining('sessions are unavailable: Redis at')])
+  expect(headers['set-cookie']).toBeUndefined()
+  expect(ms).toBeLessThan(timeout + margin)
+}
+
+const count: Handler = (req, res) => {
+  req.session.count = Number(req.session.count ?? 0) + 1
+  res.end(String(req.session.count))
+}
+
+/** Answers in the ways Express has. */
+function expressApp(during: (req: Request) => void): Promise<string> {
+  const file = join(tempDir(), 'large.txt')
+  writeFileSync(file, 'x'.repeat(500_000))
+  const server = express()
+  server.set('env', 'test') // its own error handler would print
+  server.use(createSession(ctx, { secret: 'keyboard cat' }))
+  server.use((req, _res, next) => {
+    const { session } = req as unknown as Request
+    session.count = Number(session.count ?? 0) + 1
+    during(req as unknown as Request)
+    next()
+  })
+  const nested = express.Router()
+  nested.get('/json', (_req, res) => void res.json({ ok: true }))
+  nested.get('/redirect', (_req, res) => res.redirect('/elsewhere'))
+  nested.get('/file', (_req, res) => res.sendFile(file))
+  nested.get('/status', (_req, res) => void res.sendStatus(204))
+  server.use('/to', nested)
+  return serve(server)
+}
+
+const answers = { json: 200, redirect: 302, file: 200, status: 204 }
+
+for (const [path, status] of Object.entries(answers)) {
+  test(`Express, ${path}: Redis has the change before the client has a byte`, async () => {
+    let freezes = false
+    const url = await expressApp(() => freezes && proxy.freeze('down'))
+    const jar = new CookieJar()
+    await get(`${url}/to/json`, { jar })
+    const direct = redis.client()
+    const [key = ''] = await direct.keys('*:s:*')
+    freezes = true
+
+    const socket = connect(Number(new URL(url).port), '127.0.0.1')
+    track({ [Symbol.asyncDispose]: async () => void socket.destroy() })
+    let received = ''
+    socket.setEncoding('latin1').on('data', (chunk: string) => {
+      received += chunk
+    })
+    socket.write(
+      `GET /to/${path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\nCookie: ${jar.header()}\r\n\r\n`,
+    )
+    await until(async () => (await direct.hget(key, 'count')) === '2', {
+      what: 'the save in Redis',
+      every: 2,
+    })
+    expect(received).toBe('')
+    proxy.unfreeze()
+    await once(socket, 'close')
+    expect(received).toMatch(new RegExp(`^HTTP/1.1 ${status} `))
+    if (path === 'file') expect(received.length).toBeGreaterThan(500_000)
+  })
+
+  test(`Express, ${path}: a save without an answer is a 503 in time`, async () => {
+    const url = await expressApp(() => proxy.freeze())
+    expectUnavailable(await timed(get(`${url}/to/${path}`)))
+  })
+}
+
+test('Redis frozen: every request is answered in time, and the session is there again afterwards', async () => {
+  const url = await app(ctx, {}, count)
+  const jar = new CookieJar()
+  await get(url, { jar })
+  const cookie = jar.header() ?? ''
+  await redis.pause()
+  const waiting = Array.from({ length: 20 }, () => timed(get(url, { headers: { cookie } })))
+  for (const reply of await Promise.all(waiting)) expectUnavailable(reply)
+  await redis.resume()
+  const back = async () => (await get(url, { headers: { cookie } })).status === 200
+  await until(back, { what: 'sessions to be back' })
+})
+
+test('Redis gone: 503 in time; who needs no session is served; it comes back by itself', async () => {
+  redis = await startRedis({ persist: true })
+  ctx = worker(redis.url, testNamespace())
+  const url = await app(ctx, {}, (req, res) => (req.url === '/nothing' ? res.end('served') : count(req, res)))
+  const jar = new CookieJar()
+  await get(url, { jar })
+  await redis.kill()
+  const cookie = jar.header() ?? ''
+  for (let i = 0; i < 3; i++) expectUnavailable(await timed(get(url, { headers: { cookie } })))
+  expectUnavailable(await timed(get(url)))
+  expect((await get(`${url}/nothing`)).body).toBe('served')
+  await redis.restart()
+  const again = () => get(url, { headers: { cookie } })
+  const reply = await until(
+    async () => {
+      const each = await again()
+      return each.status === 200 && each
+    },
+    { what: 'sessions to be back' },
+  )
+  expect(reply.body).toBe('2')
+})
+
+test('a Redis that was never there: 503 in time, with the reason', async () => {
+  const port = await freePort()
+  const url = await app(worker(`redis://127.0.0.1:${port}`, testNamespace()), {}, count)
+  const reply = await timed(get(url))
+  expectUnavailable(reply)
+  expect(reply.body).toContain('ECONNREFUSED')
+})
+
+test('a shorter timeout is kept as well; the callbacks of store and session hear of it', async () => {
+  const url = await app(ctx, { timeout: '80ms' }, (req, res) => {
+    req.session.a = 1
+    proxy.freeze()
+    req.session.save((error: { code?: string; status?: number }) => {
+      proxy.unfreeze()
+      res.end(`${error.code} ${error.status}`)
+    })
+  })
+  const reply = await timed(get(url))
+  expect(reply.ms).toBeLessThan(80 + margin)
+  expect(reply.body).toBe('ERR_AS_ONE_REDIS_UNAVAILABLE 503')
+})
+
+test('a touch that fails costs nothing', async () => {
+  const url = await app(ctx, { touchEvery: 0 }, (req, res) => {
+    if (req.url === '/read') proxy.reset()
+    else req.session.a = 1
+    res.end('ok')
+  })
+  const jar = new CookieJar()
+  await get(url, { jar })
+  expect(await timed(get(`${url}/read`, { jar }))).toMatchObject({ status: 200, body: 'ok' })
+})
