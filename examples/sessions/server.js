@@ -1,0 +1,40 @@
+// Sessions: put `sharedSession` where `express-session` stood, and any worker may answer. Then:
+//
+//   node examples/sessions/server.js
+//   curl -c jar -b jar localhost:3000            a few times: other workers, one counter
+//   curl -c jar -b jar -X POST localhost:3000/login -d name=Ada
+import { runCluster, sharedSession } from 'as-one'
+import express from 'express'
+
+const app = express()
+app.use(
+  sharedSession({ secret: process.env.SESSION_SECRET ?? 'only for this example', cookie: { maxAge: '7d' } }),
+)
+app.use(express.urlencoded())
+
+app.get('/', (req, res) => {
+  req.session.views = (req.session.views ?? 0) + 1
+  const { views, name } = req.session
+  res.json({ worker: Number(process.env.AS_ONE_WORKER), pid: process.pid, views, name })
+})
+
+// A new id at login, so that one that was known before is worth nothing: as with express-session.
+app.post('/login', (req, res, next) => {
+  const { views } = req.session
+  req.session.regenerate((error) => {
+    if (error) return next(error)
+    Object.assign(req.session, { views, name: String(req.body?.name ?? 'nobody') })
+    res.redirect(303, '/')
+  })
+})
+
+app.post('/logout', (req, res, next) => {
+  req.session.destroy((error) => (error ? next(error) : res.redirect(303, '/')))
+})
+
+const cluster = await runCluster(app)
+
+if (cluster.role === 'primary') {
+  const { workers, redis } = cluster.status()
+  console.log(`${workers.length} workers on http://localhost:${process.env.PORT ?? 3000}, Redis: ${redis}`)
+}

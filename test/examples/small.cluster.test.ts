@@ -1,0 +1,86 @@
+import { describe, expect, test } from 'vitest'
+import { CookieJar, get, request } from '../helpers/http.ts'
+import { until } from '../helpers/until.ts'
+import { startExample } from './example.ts'
+
+interface Seen {
+  pid: number
+  worker: number
+}
+
+describe('examples/http', () => {
+  test('every worker answers', async () => {
+    const { url } = await startExample('http/server.js', { workers: 2 })
+    const pids = new Set<number>()
+    for (let i = 0; i < 8; i++) pids.add((await get(url)).json<Seen>().pid)
+    expect(pids.size).toBe(2)
+  })
+})
+
+describe('examples/sessions', () => {
+  interface Page extends Seen {
+    views: number
+    name?: string
+  }
+
+  test('one counter over all workers, kept at login and gone at logout', async () => {
+    const { url } = await startExample('sessions/server.js', { workers: 2 })
+    const jar = new CookieJar()
+    const view = async (): Promise<Page> => (await get(url, { jar })).json<Page>()
+    const pids = new Set<number>()
+    for (let views = 1; views <= 20; views++) {
+      const page = await view()
+      expect(page.views).toBe(views)
+      pids.add(page.pid)
+    }
+    expect(pids.size).toBe(2)
+
+    const before = jar.get('sid')
+    const headers = { 'content-type': 'application/x-www-form-urlencoded' }
+    expect((await request(`${url}/login`, { jar, body: 'name=Ada', headers })).status).toBe(303)
+    expect(jar.get('sid')).not.toBe(before)
+    expect(await view()).toMatchObject({ views: 21, name: 'Ada' })
+
+    expect((await request(`${url}/logout`, { jar, method: 'POST' })).status).toBe(303)
+    const after = await view()
+    expect(after.views).toBe(1)
+    expect(after.name).toBeUndefined()
+  })
+
+  test('with nothing configured it brings its own Redis, and takes it along', async () => {
+    const { url, process, line } = await startExample('sessions/server.js', { workers: 2, redis: undefined })
+    expect(line).toContain('managed local Redis')
+    const jar = new CookieJar()
+    await get(url, { jar })
+    expect((await get(url, { jar })).json<Page>().views).toBe(2)
+    process.kill('SIGTERM')
+    expect(await process.exit).toMatchObject({ code: 0 })
+    await until(() => process.tree().length === 0, { what: 'nothing to be left running' })
+  })
+})
+
+describe('examples/bus', () => {
+  interface Heard extends Seen {
+    workers: number
+    heard: { text: string }[]
+  }
+
+  test('what one worker says, every worker hears once', async () => {
+    const { url } = await startExample('bus/server.js', { workers: 3 })
+    const texts = Array.from({ length: 9 }, (_, i) => `message ${i}`)
+    for (const text of texts) await request(`${url}/say?text=${encodeURIComponent(text)}`, { method: 'POST' })
+    const heard = new Map<number, Heard>()
+    await until(
+      async () => {
+        const seen = (await get(url)).json<Heard>()
+        heard.set(seen.pid, seen)
+        return heard.size === 3 && [...heard.values()].every((each) => each.heard.length >= texts.length)
+      },
+      { what: 'three workers to have heard all' },
+    )
+    for (const each of heard.values()) {
+      expect(each.workers).toBe(3)
+      expect(each.heard.map(({ text }) => text).sort()).toEqual(texts)
+    }
+  })
+})
