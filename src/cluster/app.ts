@@ -39,6 +39,19 @@ export function checkApp(app: unknown): asserts app is App {
 }
 
 /**
+ * Refuses, in the primary, a server on which listen() has been called: the primary would hold the workers' port.
+ *
+ * @throws SharedStateError `ERR_AS_ONE_APP`
+ */
+export function checkNotListening(app: App): void {
+  if (!(app instanceof Server) || !app.listening) return
+  throw new SharedStateError(
+    'ERR_AS_ONE_APP',
+    'runCluster(app): the server listens already, here in the primary; leave listen() to runCluster, which takes port, host or socketPath',
+  )
+}
+
+/**
  * Runs factories and recognises what they return.
  *
  * @throws SharedStateError `ERR_AS_ONE_APP`; what a factory throws is passed on as it is
@@ -52,18 +65,29 @@ export async function loadApp(app: unknown): Promise<LoadedApp> {
   if (loaded) return loaded
   const name = app.name ? ` ${app.name}` : ''
   throw appError(
-    `the function${name} has no parameters, so it was called as a factory, and it returned ${show(made)}; return the app, or give a request listener its parameters (req, res)`,
+    `the function${name} has no parameters, so it was called as a factory, and it returned ${showMade(made)}; return the app, or give a request listener its parameters (req, res)`,
   )
 }
 
-/** A module namespace stands for its default export; CommonJS modules imported from ESM may have it twice. */
+/**
+ * A module stands for its default export, which CommonJS modules imported from ESM may have twice. A module that happens
+ * to export `fetch`, or `ready` and `server`, beside it is no Hono or Fastify app.
+ */
 function unpacked(value: unknown): unknown {
   let inner = value
   for (let depth = 0; depth < 2; depth++) {
-    if (typeof inner !== 'object' || inner === null || isKnownObject(inner) || !('default' in inner)) break
+    if (typeof inner !== 'object' || inner === null || !('default' in inner)) break
+    if (!isModule(inner) && isKnownObject(inner)) break
     inner = inner.default
   }
   return inner
+}
+
+const isModule = (value: object): boolean => Object.prototype.toString.call(value) === '[object Module]'
+
+function showMade(made: unknown): string {
+  const isBare = typeof made === 'object' && made !== null && isModule(made)
+  return isBare ? 'a module without a default export' : show(made)
 }
 
 type Methods = Partial<Record<string, unknown>>

@@ -19,6 +19,8 @@ export interface Connections {
   destroyAll(): number
   /** Resolves when nothing is connected any more. */
   whenEmpty(): Promise<void>
+  /** Leaves alone what this process serves from now on. */
+  untrack(): void
 }
 
 interface RequestStart {
@@ -34,30 +36,33 @@ export function trackConnections(): Connections {
   let idleToo = false
   let onEmpty: (() => void) | undefined
 
-  diagnostics.subscribe('tracing:net.server.listen:asyncEnd', (message) => {
-    const { server } = message as { server: Server }
-    servers.add(server)
-    server.once('close', () => servers.delete(server))
-  })
-  diagnostics.subscribe('net.server.socket', (message) => {
-    const { socket } = message as { socket: Socket }
-    sockets.set(socket, new Set())
-    socket.once('close', () => {
-      sockets.delete(socket)
-      if (sockets.size === 0) onEmpty?.()
-    })
-  })
-  diagnostics.subscribe('http.server.request.start', (message) => {
-    const { socket, response } = message as RequestStart
-    const inFlight = sockets.get(connectionOf(socket))
-    if (!inFlight) return
-    inFlight.add(response)
-    if (closing) response.shouldKeepAlive = false
-    response.once('close', () => {
-      inFlight.delete(response)
-      if (idleToo && inFlight.size === 0) endSoon(connectionOf(socket))
-    })
-  })
+  const sources: Record<string, (message: unknown) => void> = {
+    'tracing:net.server.listen:asyncEnd'(message) {
+      const { server } = message as { server: Server }
+      servers.add(server)
+      server.once('close', () => servers.delete(server))
+    },
+    'net.server.socket'(message) {
+      const { socket } = message as { socket: Socket }
+      sockets.set(socket, new Set())
+      socket.once('close', () => {
+        sockets.delete(socket)
+        if (sockets.size === 0) onEmpty?.()
+      })
+    },
+    'http.server.request.start'(message) {
+      const { socket, response } = message as RequestStart
+      const inFlight = sockets.get(connectionOf(socket))
+      if (!inFlight) return
+      inFlight.add(response)
+      if (closing) response.shouldKeepAlive = false
+      response.once('close', () => {
+        inFlight.delete(response)
+        if (idleToo && inFlight.size === 0) endSoon(connectionOf(socket))
+      })
+    },
+  }
+  for (const [channel, listener] of Object.entries(sources)) diagnostics.subscribe(channel, listener)
 
   return {
     stopAccepting() {
@@ -77,7 +82,7 @@ export function trackConnections(): Connections {
     endEventStreams() {
       for (const inFlight of sockets.values()) {
         for (const response of inFlight) {
-          if (String(response.getHeader('content-type') ?? '').startsWith('text/event-stream')) response.end()
+          if (isEventStream(response)) response.end()
         }
       }
     },
@@ -92,12 +97,21 @@ export function trackConnections(): Connections {
         onEmpty = resolve
       })
     },
+    untrack() {
+      for (const [channel, listener] of Object.entries(sources)) diagnostics.unsubscribe(channel, listener)
+    },
   }
 }
 
 /** Under TLS the request belongs to the TLSSocket, the connection to the socket beneath it. */
 function connectionOf(socket: Socket): Socket {
   return (socket as Socket & { _parent?: Socket })._parent ?? socket
+}
+
+/** `getHeader()` does not know what was given to `writeHead()`, the usual way to begin a stream; the text sent has both. */
+function isEventStream(response: ServerResponse): boolean {
+  const { _header: sent } = response as ServerResponse & { _header?: string | null }
+  return /^content-type: *text\/event-stream/im.test(sent ?? '')
 }
 
 /** After an upgrade the http parser has let go of the socket: it belongs to the app, until it or the deadline ends it. */

@@ -29,7 +29,7 @@ export async function drain(
 ): Promise<number> {
   const deadline = performance.now() + timeoutMs
   connections.closeAfterResponse()
-  await elapsed(delayMs)
+  if (delayMs > 0) await elapsed(delayMs)
   connections.stopAccepting()
   await Promise.race([connections.whenEmpty(), elapsed(lingerMs)])
   connections.closeIdle()

@@ -1,33 +1,57 @@
+import { withDeadline } from '../core/abort.ts'
+import { SharedStateError } from '../core/errors.ts'
 import { setProcessRole } from '../core/role.ts'
 import { setProcessDefaults } from '../redis/defaults.ts'
 import { createRedisSource } from '../redis/source.ts'
 import type { App } from './app.ts'
+import { checkRedis } from './check-redis.ts'
 import { trackConnections } from './connections.ts'
 import { drain, type ShutdownHook } from './drain.ts'
 import type { ResolvedClusterOptions } from './options.ts'
+import { listenToSignals } from './signals.ts'
+import { removeStaleSocket } from './stale-socket.ts'
+import { putRedisIntoWords } from './words.ts'
 import { type ClusterWorkerHandle, serve } from './worker.ts'
 
 /** `workers: 'inline'`: the app in this very process, with the same drain. For one CPU, one process per container, debuggers. */
 export async function runInline(app: App, options: ResolvedClusterOptions): Promise<ClusterWorkerHandle> {
   setProcessRole('worker')
-  const source = createRedisSource(options.redis, {
-    name: options.name,
-    env: process.env,
-    cwd: process.cwd(),
-  })
-  setProcessDefaults({ name: options.name, namespace: options.namespace, source })
+  const { name, namespace, listen, readyTimeoutMs } = options
+  const source = createRedisSource(options.redis, { name, env: process.env, cwd: process.cwd() })
+  setProcessDefaults({ name, namespace, source })
   const connections = trackConnections()
   const hooks: ShutdownHook[] = []
-  let asked = false
-  const onStop = (): void => {
-    if (asked) process.exit(1)
-    asked = true
-    const { delayMs, lingerMs, stopTimeoutMs } = options.drain
-    void drain(connections, { delayMs, lingerMs, timeoutMs: stopTimeoutMs }, hooks).then(() =>
-      process.exit(0),
-    )
+  const silence = putRedisIntoWords()
+  let stopping: Promise<void> | undefined
+
+  const stop = (): Promise<void> => {
+    stopping ??= (async () => {
+      const { delayMs, lingerMs, stopTimeoutMs } = options.drain
+      await drain(connections, { delayMs, lingerMs, timeoutMs: stopTimeoutMs }, hooks)
+      connections.untrack()
+      silence()
+      await source.close()
+    })()
+    return stopping
   }
-  process.on('SIGTERM', onStop)
-  process.on('SIGINT', onStop)
-  return serve(app, options, { index: 0, addShutdownHook: (hook) => void hooks.push(hook) })
+  const signals = listenToSignals({ stop, kill: () => void connections.destroyAll() })
+
+  try {
+    await checkRedis(source)
+    if ('path' in listen) await removeStaleSocket(listen.path)
+    const index = Number(process.env.NODE_APP_INSTANCE ?? 0) || 0 // PM2 counts too
+    const serving = serve(app, options, { index, addShutdownHook: (hook) => void hooks.push(hook) })
+    return await withDeadline(serving, readyTimeoutMs, () => notReady(readyTimeoutMs))
+  } catch (error) {
+    await stop()
+    signals.stop()
+    throw error
+  }
+}
+
+function notReady(timeoutMs: number): SharedStateError {
+  return new SharedStateError(
+    'ERR_AS_ONE_BOOT',
+    `the app was not ready within ${timeoutMs} ms (readyTimeout): it has not come to listen`,
+  )
 }

@@ -88,7 +88,11 @@ const NEIGHBOURS = {
   redisUrl: 'redis',
 } as const
 
-const MAX_WORKERS = 1_024
+export const MAX_WORKERS: number = 1_024
+/** Past 2^31 ms Node's timers fire at once. */
+const MAX_TIMER_MS = 24 * 24 * 60 * 60 * 1_000
+/** The kernel cuts longer ones at 108 bytes (macOS: 104), without a word. */
+const MAX_SOCKET_PATH_BYTES = 100
 
 /**
  * Reads `runCluster`'s options and the environment they fall back to.
@@ -106,6 +110,11 @@ export function resolveClusterOptions(given: unknown, env: NodeJS.ProcessEnv): R
     ) ?? appName()
   const namespace = reader.string('namespace', undefined) ?? env.AS_ONE_NAMESPACE ?? name
   if (!isNamespace(namespace)) reader.mistake('namespace', `must be ${NAMESPACE_FORM}, got '${namespace}'`)
+  const timer = (from: OptionReader, option: string, fallback: number, min?: number): number => {
+    const ms = from.duration(option, fallback, min)
+    if (ms > MAX_TIMER_MS) from.mistake(option, "must be at most '24d', the longest wait of a timer")
+    return ms
+  }
   const drain = reader.nested('drain')
   const backoff = reader.nested('backoff')
   const resolved = {
@@ -115,16 +124,16 @@ export function resolveClusterOptions(given: unknown, env: NodeJS.ProcessEnv): R
     ...workersOf(reader, env),
     redis: reader.raw('redis') as RedisOption | undefined,
     balance: reader.oneOf('balance', 'round-robin', ['round-robin', 'os']),
-    readyTimeoutMs: reader.duration('readyTimeout', 30_000, 1),
+    readyTimeoutMs: timer(reader, 'readyTimeout', 30_000, 1),
     drain: {
-      delayMs: drain.duration('delay', 0),
-      lingerMs: drain.duration('linger', 1_000),
-      stopTimeoutMs: drain.duration('stopTimeout', 8_000),
-      reloadTimeoutMs: drain.duration('reloadTimeout', 30_000),
+      delayMs: timer(drain, 'delay', 0),
+      lingerMs: timer(drain, 'linger', 1_000),
+      stopTimeoutMs: timer(drain, 'stopTimeout', 8_000),
+      reloadTimeoutMs: timer(drain, 'reloadTimeout', 30_000),
     },
     backoff: {
-      minMs: backoff.duration('min', 100, 1),
-      maxMs: backoff.duration('max', 30_000, 1),
+      minMs: timer(backoff, 'min', 100, 1),
+      maxMs: timer(backoff, 'max', 30_000, 1),
       stableAfterMs: backoff.duration('stableAfter', 30_000),
     },
     stopExitCodes: exitCodes(backoff),
@@ -156,6 +165,8 @@ function listenOn(reader: OptionReader, env: NodeJS.ProcessEnv): ResolvedCluster
   if (socketPath !== undefined) {
     if (port !== undefined || host !== undefined)
       reader.mistake('socketPath', 'cannot be combined with port or host')
+    if (Buffer.byteLength(socketPath) > MAX_SOCKET_PATH_BYTES)
+      reader.mistake('socketPath', `must be at most ${MAX_SOCKET_PATH_BYTES} bytes long`)
     return { path: socketPath }
   }
   return { port: port ?? portFrom(reader, env.PORT), host }

@@ -1,16 +1,18 @@
 import cluster from 'node:cluster'
 import { randomBytes } from 'node:crypto'
 import type { EventEmitter } from 'node:events'
+import { pathToFileURL } from 'node:url'
 import { type Announcement, announcementEnv, type Hub, holdHub, serveChannel } from '../bus/index.ts'
 import { type Closing, createClosing, processClosing } from '../core/closing.ts'
-import { SharedStateError } from '../core/errors.ts'
+import { messageOf, SharedStateError } from '../core/errors.ts'
 import { createKeys } from '../core/keys.ts'
 import { setProcessRole } from '../core/role.ts'
-import { CONNECT_DEADLINE_MS, createRedisConnection } from '../redis/client.ts'
 import { setProcessDefaults } from '../redis/defaults.ts'
 import { createRedisSource, type RedisSource } from '../redis/source.ts'
-import type { ResolvedClusterOptions } from './options.ts'
-import { listenToSignals, type PrimarySignals } from './signals.ts'
+import { checkRedis } from './check-redis.ts'
+import { MAX_WORKERS, type ResolvedClusterOptions } from './options.ts'
+import { listenToSignals, type Signals } from './signals.ts'
+import { removeStaleSocket } from './stale-socket.ts'
 import { createSupervisor, type Supervisor, type SupervisorEvents } from './supervisor.ts'
 import { putIntoWords } from './words.ts'
 
@@ -87,7 +89,7 @@ export async function startPrimary(
   closing.add(() => source.close())
 
   let supervisor: Supervisor | undefined
-  let signals: PrimarySignals | undefined
+  let signals: Signals | undefined
   let stopping: Promise<void> | undefined
 
   const stop = (): Promise<void> => {
@@ -99,17 +101,25 @@ export async function startPrimary(
     })()
     return stopping
   }
+  /** After each wait of the start: what is opened from now on, nobody would close. */
+  const checkStillWanted = (): void => {
+    if (stopping)
+      throw new SharedStateError('ERR_AS_ONE_CLOSED', 'the cluster was stopped before it had started')
+  }
   // From the first moment on: a Ctrl-C while Redis starts must not leave it behind.
   signals = listenToSignals({
     stop,
     kill: () => supervisor?.kill(),
     reload: () => void supervisor?.reload().catch(() => {}), // told as 'reload-failed'
-    scale: (by) => supervisor?.scale(Math.max(1, supervisor.status().desired + by)),
+    scale: (by) => supervisor?.scale(Math.min(MAX_WORKERS, Math.max(1, supervisor.status().desired + by))),
   })
 
   try {
     await checkRedis(source)
-    const hub = await openHub(options, source, closing)
+    if ('path' in options.listen) await removeStaleSocket(options.listen.path)
+    const redisUrl = await urlForWorkers(options, source)
+    checkStillWanted()
+    const hub = openHub(options, redisUrl, source, closing)
     setUpFork(options, script)
     supervisor = createSupervisor({
       desired: options.workers,
@@ -134,20 +144,15 @@ export async function startPrimary(
     closing.add(putIntoWords(supervisor.events))
     await supervisor.start()
   } catch (error) {
-    supervisor?.kill()
-    await stop()
+    if (!stopping) supervisor?.kill() // else those that serve already are draining
+    await stop().catch((failure: unknown) => {
+      const code = error instanceof SharedStateError ? error.code : 'ERR_AS_ONE_BOOT'
+      const message = `${messageOf(error)}; cleaning up failed too: ${messageOf(failure)}`
+      throw new SharedStateError(code, message, { cause: error })
+    })
     throw error
   }
   return handleOf(options, source, supervisor, stop)
-}
-
-async function checkRedis(source: RedisSource): Promise<void> {
-  const connection = createRedisConnection(source, 'as-one:check')
-  try {
-    await connection.ready({ timeoutMs: CONNECT_DEADLINE_MS })
-  } finally {
-    await connection.close()
-  }
 }
 
 interface AnnouncedHub {
@@ -155,15 +160,16 @@ interface AnnouncedHub {
   announce(index: number): Announcement
 }
 
-async function openHub(
+function openHub(
   options: ResolvedClusterOptions,
+  redis: string | undefined,
   source: RedisSource,
   closing: Closing,
-): Promise<AnnouncedHub> {
+): AnnouncedHub {
   const { hub, release } = holdHub(createKeys(options.namespace), source)
   closing.add(release)
   const { name, namespace } = options
-  const common = { name, namespace, redis: await urlForWorkers(options, source), redisId: source.id }
+  const common = { name, namespace, redis, redisId: source.id }
   return { hub, announce: (index) => ({ ...common, index, nonce: randomBytes(16).toString('hex') }) }
 }
 
@@ -172,7 +178,7 @@ async function urlForWorkers(
   options: ResolvedClusterOptions,
   source: RedisSource,
 ): Promise<string | undefined> {
-  if (source.local) return `unix://${encodeURI((await source.target()).label)}`
+  if (source.local) return `unix://${pathToFileURL((await source.target()).label).pathname}`
   const url = options.redis ?? process.env.REDIS_URL
   return typeof url === 'string' ? url : undefined
 }
@@ -187,7 +193,9 @@ function setUpFork(options: ResolvedClusterOptions, script: PrimaryScript): void
     // stdout is inherited; stderr is read, because a reload that fails tells the last lines of it; 4 is the bus channel.
     stdio: ['inherit', 'inherit', 'pipe', 'ipc', 'pipe'],
   })
-  process.stderr.on('error', () => {}) // whoever reads our stderr may go before us
+  // Whoever reads our output may go before us.
+  process.stdout.on('error', () => {})
+  process.stderr.on('error', () => {})
 }
 
 function handleOf(
@@ -216,10 +224,10 @@ function handleOf(
 function desiredOf(to: number | string, current: number): number {
   const relative = typeof to === 'string' && /^[+-]\d{1,4}$/.test(to)
   const desired = relative ? current + Number(to) : to
-  if (typeof desired === 'number' && Number.isInteger(desired) && desired >= 1 && desired <= 1_024)
+  if (typeof desired === 'number' && Number.isInteger(desired) && desired >= 1 && desired <= MAX_WORKERS)
     return desired
   throw new SharedStateError(
     'ERR_AS_ONE_OPTIONS',
-    `scale must lead to 1 to 1024 workers, got '${to}' with ${current} running`,
+    `scale must lead to 1 to ${MAX_WORKERS} workers, got '${to}' with ${current} running`,
   )
 }

@@ -1,9 +1,10 @@
+import cluster from 'node:cluster'
 import { announcedChannel } from '../bus/index.ts'
 import { messageOf, SharedStateError } from '../core/errors.ts'
 import { processRole } from '../core/role.ts'
 import { setProcessDefaults } from '../redis/defaults.ts'
 import { createRedisSource } from '../redis/source.ts'
-import { type App, checkApp } from './app.ts'
+import { type App, checkApp, checkNotListening } from './app.ts'
 import { runInline } from './inline.ts'
 import { type ClusterOptions, type ResolvedClusterOptions, resolveClusterOptions } from './options.ts'
 import { type PrimaryHandle, startPrimary } from './primary.ts'
@@ -23,24 +24,31 @@ export type ClusterHandle = PrimaryHandle | ClusterWorkerHandle
  * await runCluster(() => import('./app.js'), { port: 3000 })
  */
 export function runCluster(app: App, options?: ClusterOptions): Promise<ClusterHandle> {
-  const running = run(app, options)
-  running.catch(sayInOneLineIfUncaught)
-  return running
+  return run(app, options).catch((error: unknown) => {
+    sayInOneLineIfUncaught(error)
+    throw error
+  })
 }
 
 async function run(app: App, given: ClusterOptions | undefined): Promise<ClusterHandle> {
   const agent = workerAgent()
   if (agent) {
+    if (!agent.claim()) throw calledTwice()
     const options = inWorker(resolveClusterOptions(given, process.env))
     return runWorker(app, options, agent)
   }
   const options = resolveClusterOptions(given, process.env)
   checkApp(app)
-  if (processRole() !== 'alone')
-    throw new SharedStateError('ERR_AS_ONE_OPTIONS', 'runCluster has already been called in this process')
+  if (processRole() !== 'alone') throw calledTwice()
   const { workers } = options
-  if (workers === 'inline') return runInline(app, options)
+  // A worker of somebody else's primary (PM2's, for one) is one of several already, and cannot fork.
+  if (workers === 'inline' || cluster.isWorker) return runInline(app, options)
+  checkNotListening(app)
   return startPrimary({ ...options, workers }, { readyWhenListening: false })
+}
+
+function calledTwice(): SharedStateError {
+  return new SharedStateError('ERR_AS_ONE_OPTIONS', 'runCluster has already been called in this process')
 }
 
 /** The primary has the last word on what is shared; options and instances, which it cannot send, come from the same call here. */
@@ -58,17 +66,27 @@ function inWorker(options: ResolvedClusterOptions): ResolvedClusterOptions {
   return options
 }
 
+/** Node looks for rejections that nobody catches as soon as the microtasks are done; the rest is a margin. */
+const UNCAUGHT_WITHIN_MS = 1_000
+
 /**
  * For a start that failed and that nobody catches, a line with the reason instead of Node's dump of where it was thrown.
- * Any other error of that moment is thrown on, as if this listener were not there.
+ * Other listeners, and any other error of that moment, fare as if this listener were not there.
  */
 function sayInOneLineIfUncaught(error: unknown): void {
   if (!(error instanceof SharedStateError)) return
   const onUncaught = (uncaught: unknown): void => {
-    if (uncaught !== error) throw uncaught
+    if (process.listenerCount('uncaughtException') > 1) return // the app has its own way with these
+    process.off('uncaughtException', onUncaught)
+    if (uncaught !== error) {
+      process.nextTick(() => {
+        throw uncaught
+      })
+      return
+    }
     process.stderr.write(`as-one: ${messageOf(error)}\n`)
     process.exit(1)
   }
   process.on('uncaughtException', onUncaught)
-  setTimeout(() => process.off('uncaughtException', onUncaught), 1_000).unref()
+  setTimeout(() => process.off('uncaughtException', onUncaught), UNCAUGHT_WITHIN_MS).unref()
 }

@@ -4,6 +4,7 @@ import { SharedStateError } from '../core/errors.ts'
 import { type BackoffOptions, backoffMs } from './backoff.ts'
 import type { DrainTimes } from './drain.ts'
 import {
+  describeExit,
   type ForkOptions,
   forkWorker,
   type WorkerEvents,
@@ -28,8 +29,10 @@ export interface SupervisorOptions {
 export interface SupervisorEvents {
   'worker-started': [worker: WorkerHandle]
   'worker-ready': [worker: WorkerHandle]
-  /** `restartMs`: when the slot gets its next worker, undefined when it was meant to exit. */
+  /** `restartMs`: when the slot gets its next worker, undefined when it gets none or has one already. */
   'worker-exited': [worker: WorkerHandle, exit: WorkerExit, restartMs: number | undefined]
+  /** By one of the stop exit codes: its slot stays empty until the next reload or scale. */
+  'worker-parked': [worker: WorkerHandle, exit: WorkerExit]
   reloaded: [generation: number]
   'reload-failed': [error: SharedStateError]
 }
@@ -43,7 +46,7 @@ interface Slot {
   replaceWanted: boolean
   failuresInRow: number
   restarts: number
-  /** When a crashed slot may try again, by performance.now(). */
+  /** When a slot whose worker or replacement has failed may try again, by performance.now(). */
   retryAt: number
   /** Left by a stop exit code: stays empty until the next reload or scale. */
   parked: boolean
@@ -137,12 +140,10 @@ export function createSupervisor(options: SupervisorOptions): Supervisor {
   }
 
   function fill(slot: Slot): void {
-    if (slot.next || slot.parked) return
-    if (slot.current) {
-      if (slot.replaceWanted || mayReload(slot)) slot.next = fork(slot)
-    } else if (performance.now() >= slot.retryAt) {
+    if (slot.next) return
+    const due = performance.now() >= slot.retryAt
+    if (slot.current ? mayReload(slot) || (slot.replaceWanted && due) : due && !slot.parked)
       slot.next = fork(slot)
-    }
   }
 
   function mayReload(slot: Slot): boolean {
@@ -176,7 +177,6 @@ export function createSupervisor(options: SupervisorOptions): Supervisor {
 
   const workerEvents: WorkerEvents = {
     ready(worker) {
-      tell('worker-ready', worker)
       const slot = slots.get(worker.index)
       if (!slot || slot.next !== worker) return
       const old = slot.current
@@ -189,10 +189,12 @@ export function createSupervisor(options: SupervisorOptions): Supervisor {
         reload.pending.delete(worker.index)
         reload.canary = false
       }
+      tell('worker-ready', worker)
       reconcile()
     },
     retire(worker) {
       const slot = slots.get(worker.index)
+      if (slot?.next === worker) worker.kill() // it has nothing to finish yet
       if (slot?.current !== worker) return
       slot.replaceWanted = true
       reconcile()
@@ -216,12 +218,14 @@ export function createSupervisor(options: SupervisorOptions): Supervisor {
     lastReason = reasonOf(worker, exit)
     if (slot.firstBoot === 'pending') slot.firstBoot = 'failed'
     if (reload?.generation === worker.generation) failReload(worker, exit)
-    backOff(slot, worker, exit)
+    if (slot.current && !slot.replaceWanted) tell('worker-exited', worker, exit, undefined)
+    else backOff(slot, worker, exit)
   }
 
   function crashed(slot: Slot, worker: WorkerHandle, exit: WorkerExit): void {
     slot.current = undefined
     slot.restarts += 1
+    slot.replaceWanted = false
     if (Date.now() - worker.startedAt >= options.backoff.stableAfterMs) slot.failuresInRow = 0
     // Its replacement is on its way already: no second one, and nothing to wait for.
     if (slot.next) tell('worker-exited', worker, exit, 0)
@@ -229,11 +233,17 @@ export function createSupervisor(options: SupervisorOptions): Supervisor {
   }
 
   function backOff(slot: Slot, worker: WorkerHandle, exit: WorkerExit): void {
-    slot.parked = exit.code !== null && options.stopExitCodes.includes(exit.code)
+    // A slot that a reload is going to fill, or that still has a worker, is not given up.
+    slot.parked =
+      !slot.current &&
+      !reload?.pending.has(slot.index) &&
+      exit.code !== null &&
+      options.stopExitCodes.includes(exit.code)
     const delayMs = backoffMs(slot.failuresInRow, options.backoff)
     slot.failuresInRow += 1
     slot.retryAt = performance.now() + delayMs
     tell('worker-exited', worker, exit, slot.parked ? undefined : delayMs)
+    if (slot.parked) tell('worker-parked', worker, exit)
   }
 
   function failReload(worker: WorkerHandle, exit: WorkerExit): void {
@@ -272,7 +282,7 @@ export function createSupervisor(options: SupervisorOptions): Supervisor {
   function scheduleRetry(): void {
     clearTimeout(retryTimer)
     const waiting = [...slots.values()]
-      .filter((slot) => !slot.current && !slot.next && !slot.parked)
+      .filter((slot) => !slot.next && (slot.current ? slot.replaceWanted : !slot.parked))
       .map((slot) => slot.retryAt)
     if (waiting.length > 0)
       retryTimer = setTimeout(reconcile, Math.max(1, Math.min(...waiting) - performance.now()))
@@ -303,6 +313,7 @@ export function createSupervisor(options: SupervisorOptions): Supervisor {
       return booted.promise
     },
     scale(next) {
+      if (stopping) return
       desired = next
       for (const slot of slots.values()) slot.parked = false
       reconcile()
@@ -367,9 +378,9 @@ export function createSupervisor(options: SupervisorOptions): Supervisor {
   }
 }
 
-function reasonOf(worker: WorkerHandle, { code, signal }: WorkerExit): string {
-  const how = signal ? `was ended by ${signal}` : `exited with code ${code}`
-  return worker.reason === '' ? `${how} before it was ready` : `${how} before it was ready: ${worker.reason}`
+function reasonOf(worker: WorkerHandle, exit: WorkerExit): string {
+  const how = `${describeExit(exit)} before it was ready`
+  return worker.reason === '' ? how : `${how}: ${worker.reason}`
 }
 
 interface Settleable {

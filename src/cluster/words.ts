@@ -2,7 +2,7 @@ import type { EventEmitter } from 'node:events'
 import { channels } from '../core/channels.ts'
 import { messageOf } from '../core/errors.ts'
 import type { SupervisorEvents } from './supervisor.ts'
-import type { WorkerExit } from './worker-handle.ts'
+import { describeExit, type WorkerHandle } from './worker-handle.ts'
 
 /** A slot that crashes again and again gets one line a minute, not one per crash. */
 const QUIET_MS = 60_000
@@ -13,19 +13,41 @@ const QUIET_MS = 60_000
  */
 export function putIntoWords(events: EventEmitter<SupervisorEvents>): () => void {
   const lastSaid = new Map<number, { at: number; unsaid: number }>()
+  /** Until a worker is ready. If none ever is, the error of the start says it all, in one line. */
+  let held: string[] | undefined = []
+  const sayOrHold = (line: string): void => {
+    if (held) held.push(line)
+    else say(line)
+  }
+  events.once('worker-ready', () => {
+    const lines = held ?? []
+    held = undefined
+    lines.forEach(say)
+  })
   events.on('worker-exited', (worker, exit, restartMs) => {
-    if (exit.forced) say(`worker ${worker.index} (pid ${worker.pid}) did not stop in time and was killed`)
+    if (exit.forced) say(`${named(worker)} did not stop in time and was killed`)
     if (restartMs === undefined) return
     const last = lastSaid.get(worker.index)
-    if (last && Date.now() - last.at < QUIET_MS) {
+    if (last && performance.now() - last.at < QUIET_MS) {
       last.unsaid += 1
       return
     }
     const more = last && last.unsaid > 0 ? ` (and ${last.unsaid} times before that)` : ''
-    lastSaid.set(worker.index, { at: Date.now(), unsaid: 0 })
-    say(`worker ${worker.index} (pid ${worker.pid}) ${ending(exit)}${more}, next attempt in ${restartMs} ms`)
+    lastSaid.set(worker.index, { at: performance.now(), unsaid: 0 })
+    const next = restartMs === 0 ? 'its replacement is starting' : `next attempt in ${restartMs} ms`
+    sayOrHold(`${named(worker)} ${describeExit(exit)}${more}, ${next}${reported(worker)}`)
   })
+  events.on('worker-parked', (worker, exit) =>
+    sayOrHold(
+      `${named(worker)} ${describeExit(exit)}, one of backoff.stopExitCodes: not restarted before the next reload or scale${reported(worker)}`,
+    ),
+  )
   events.on('reload-failed', (error) => say(error.message))
+  return putRedisIntoWords()
+}
+
+/** What becomes of the managed local Redis. Returns the function that ends it. */
+export function putRedisIntoWords(): () => void {
   const onRedis = (message: unknown): void => {
     const { event, error, pid } = message as { event: string; error?: unknown; pid?: number }
     if (event === 'local-redis-down') say(messageOf(error))
@@ -36,8 +58,13 @@ export function putIntoWords(events: EventEmitter<SupervisorEvents>): () => void
   return () => channels.redis.unsubscribe(onRedis)
 }
 
-function ending({ code, signal }: WorkerExit): string {
-  return signal ? `was ended by ${signal}` : `exited with code ${code}`
+function named(worker: WorkerHandle): string {
+  return worker.pid === 0 ? `worker ${worker.index}` : `worker ${worker.index} (pid ${worker.pid})`
+}
+
+/** Its stderr has been passed on already. */
+function reported({ report }: WorkerHandle): string {
+  return report === undefined ? '' : `: ${report}`
 }
 
 function say(line: string): void {

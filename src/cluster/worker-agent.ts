@@ -11,6 +11,8 @@ const ORPHAN: DrainTimes = { delayMs: 0, lingerMs: 1_000, timeoutMs: 20_000 }
 /** The worker's side of supervision; at most one in a process. */
 export interface WorkerAgent {
   readonly index: number
+  /** False when the app has been taken on already. */
+  claim(): boolean
   tellReady(): void
   /** Reports why the app cannot run and ends the process. */
   tellFailed(error: unknown): void
@@ -31,6 +33,7 @@ export function startWorkerAgent(): WorkerAgent {
   const connections = trackConnections()
   const hooks: ShutdownHook[] = []
   let draining = false
+  let claimed = false
 
   const tell = (message: ToPrimary, sent?: () => void): void => {
     if (!process.connected) return
@@ -67,6 +70,11 @@ export function startWorkerAgent(): WorkerAgent {
 
   const agent: WorkerAgent = {
     index: Number(process.env.AS_ONE_WORKER),
+    claim() {
+      const first = !claimed
+      claimed = true
+      return first
+    },
     tellReady: () => tell({ type: 'ready' }),
     tellFailed(error) {
       const stack = error instanceof Error ? error.stack : undefined

@@ -1,5 +1,6 @@
 import cluster, { type Worker } from 'node:cluster'
 import type { Socket } from 'node:net'
+import { messageOf } from '../core/errors.ts'
 import { type ToPrimary, type ToWorker, unwrap, wrap } from './control.ts'
 import type { DrainTimes } from './drain.ts'
 
@@ -12,6 +13,8 @@ export interface WorkerHandle {
   readonly pid: number
   readonly state: WorkerState
   readonly startedAt: number
+  /** Why it could not be started or run, as it has told us over IPC; its stderr does not have it. */
+  readonly report: string | undefined
   /** Why it ended or will: its own report, else its last stderr lines. */
   readonly reason: string
   /** Asks it to drain and kills it when it takes longer than its deadline. */
@@ -43,13 +46,26 @@ export interface ForkOptions {
   readonly onChannel: (socket: Socket) => void
 }
 
+/** For people. */
+export function describeExit({ code, signal }: Pick<WorkerExit, 'code' | 'signal'>): string {
+  if (signal) return `was ended by ${signal}`
+  // What did not even become a process has a negative error number of the system, or nothing.
+  return code === null || code < 0 ? 'could not be started' : `exited with code ${code}`
+}
+
 const STDERR_TAIL_BYTES = 4_096
 /** Between a drain's deadline, which the worker keeps itself, and SIGKILL. */
 const KILL_AFTER_MS = 1_500
 const STDERR_WAIT_MS = 200
 
+/** Never throws: a worker that cannot be started has exited, like any other that fails. */
 export function forkWorker(options: ForkOptions, events: WorkerEvents): WorkerHandle {
-  const worker: Worker = cluster.fork(options.env)
+  let worker: Worker
+  try {
+    worker = cluster.fork(options.env)
+  } catch (error) {
+    return stillborn(options, events, messageOf(error))
+  }
   const child = worker.process
   const startedAt = Date.now()
   let state: WorkerState = 'starting'
@@ -70,6 +86,9 @@ export function forkWorker(options: ForkOptions, events: WorkerEvents): WorkerHa
     startedAt,
     get state() {
       return state
+    },
+    get report() {
+      return report ?? (child.pid === undefined ? failure : undefined)
     },
     get reason() {
       return report ?? (tail.trim() || (failure ?? ''))
@@ -131,5 +150,22 @@ export function forkWorker(options: ForkOptions, events: WorkerEvents): WorkerHa
   // keep 'close' away for ever, so 'exit' waits for it only so long.
   child.once('close', onExit)
   child.once('exit', (code, signal) => void setTimeout(onExit, STDERR_WAIT_MS, code, signal))
+  return handle
+}
+
+/** The system had no room for another process. */
+function stillborn({ index, generation }: ForkOptions, events: WorkerEvents, reason: string): WorkerHandle {
+  const handle: WorkerHandle = {
+    index,
+    generation,
+    pid: 0,
+    state: 'dead',
+    startedAt: Date.now(),
+    report: reason,
+    reason,
+    drain() {},
+    kill() {},
+  }
+  setImmediate(() => events.exited(handle, { code: null, signal: null, forced: false }))
   return handle
 }

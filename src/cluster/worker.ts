@@ -51,7 +51,7 @@ function listen(server: Server, on: ResolvedClusterOptions['listen']): Promise<v
           : `port ${on.port}${on.host === undefined ? '' : ` on ${on.host}`}`
       const what =
         error.code === 'EADDRINUSE'
-          ? 'is in use by another process'
+          ? 'is in use, by another process or because the app calls listen() itself'
           : `cannot be listened on: ${messageOf(error)}`
       reject(
         new SharedStateError('ERR_AS_ONE_PORT', `${where} ${what}; set port or PORT to another one`, {
