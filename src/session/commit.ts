@@ -58,14 +58,6 @@ class HeldResponse {
     this.#native = { write, end, writeHead, flushHeaders }
   }
 
-  get isHolding(): boolean {
-    return this.#phase === 'holding'
-  }
-
-  get hasEnded(): boolean {
-    return this.#ended
-  }
-
   write(args: Args): unknown {
     if (this.#phase === 'idle') this.#begin()
     if (this.#phase === 'holding') this.#refused = true
@@ -74,12 +66,13 @@ class HeldResponse {
   }
 
   end(args: Args): unknown {
-    const first = this.#phase === 'idle'
-    if (first) this.#begin()
     if (this.#ended) {
       return this.#phase === 'failed' ? drop(args, this.#res) : this.#send(this.#native.end, args, this.#res)
     }
     this.#ended = true
+    const first = this.#phase === 'idle'
+    if (first) this.#begin()
+    else if (this.#unlock) this.#lock()
     const headerLeftEarlier = !first || this.#mode === 'after'
     if (this.#phase === 'flowing' && headerLeftEarlier) return this.#endAfterSave(args)
     return this.#send(this.#native.end, args, this.#res)
@@ -91,7 +84,7 @@ class HeldResponse {
     if (this.#kept.length === 0) return this.#send((...kept) => this.#head(kept), args, this.#res)
     // Wrappers that see no header yet (compression) ask for one again before each write.
     if (args.length === 1) return this.#res
-    throw headersSent('write')
+    return refuse('write')
   }
 
   flushHeaders(args: Args): unknown {
@@ -115,6 +108,16 @@ class HeldResponse {
     )
   }
 
+  /** A method, so that TypeScript does not think the phase stays what it was. */
+  #isHolding(): boolean {
+    return this.#phase === 'holding'
+  }
+
+  #lock(): void {
+    this.#unlock?.()
+    this.#unlock = lockHeader(this.#res, this.#ended)
+  }
+
   #begin(): void {
     if (this.#mode === 'after') {
       this.#phase = 'flowing'
@@ -131,7 +134,7 @@ class HeldResponse {
     } catch (error) {
       this.#committed(error)
     }
-    if (this.isHolding) this.#unlock = lockHeader(this.#res, this)
+    if (this.#isHolding()) this.#lock()
   }
 
   #committed(error?: unknown): void {
@@ -147,6 +150,7 @@ class HeldResponse {
       return
     }
     this.#unlock?.()
+    this.#unlock = undefined
     this.#repeat()
   }
 
@@ -169,6 +173,7 @@ class HeldResponse {
   #fail(error: unknown): void {
     const res = this.#res
     this.#unlock?.()
+    this.#unlock = undefined
     this.#phase = 'failed'
     this.#ended = false
     this.#line = undefined
@@ -186,7 +191,7 @@ class HeldResponse {
     const done = (error?: unknown): void => {
       over = true
       if (error) setImmediate(() => this.#commit.fail(error))
-      if (this.isHolding) this.#repeat()
+      if (this.#isHolding()) this.#repeat()
     }
     let waits = false
     try {
@@ -221,54 +226,47 @@ function drop<T>(
   return result
 }
 
-const HELD: unique symbol = Symbol('as-one.held')
-type Locked = ServerResponse & { [HELD]?: HeldResponse }
-
-/** Makes the response answer as Node's does once its header is rendered; returns the way back. */
-function lockHeader(res: Locked, held: HeldResponse): () => void {
-  const { setHeader, appendHeader, removeHeader, statusCode, statusMessage } = res
-  res[HELD] = held
-  res.setHeader = refuseSet
-  res.appendHeader = refuseAppend
-  res.removeHeader = refuseRemove
-  Object.defineProperties(res, LOCKED)
+/**
+ * Makes the response answer as Node's does once its header is rendered; returns the way back. By another prototype,
+ * shared by all responses: own properties on a response that Express has adopted cost microseconds each.
+ */
+function lockHeader(res: ServerResponse, hasEnded: boolean): () => void {
+  const { statusCode, statusMessage } = res
+  const free = Object.getPrototypeOf(res) as object
+  const locked = lockedPrototype(free, hasEnded)
+  Object.setPrototypeOf(res, locked)
   return () => {
-    res.setHeader = setHeader
-    res.appendHeader = appendHeader
-    res.removeHeader = removeHeader
+    // Unless somebody else has put in another one, as Express does on the way out of a mounted app.
+    if (Object.getPrototypeOf(res) === locked) Object.setPrototypeOf(res, free)
     res.statusCode = statusCode
     res.statusMessage = statusMessage
   }
 }
 
-/** The same functions for all responses: closures would give each one a hidden class of its own. */
-const LOCKED: PropertyDescriptorMap = {
-  headersSent: {
-    configurable: true,
-    get(this: Locked) {
-      return this[HELD]?.isHolding || inherited(this, 'headersSent')
-    },
-  },
-  writableEnded: {
-    configurable: true,
-    get(this: Locked) {
-      const held = this[HELD]
-      return (held?.isHolding && held.hasEnded) || inherited(this, 'writableEnded')
-    },
-  },
-}
-const refuseSet = (): never => {
-  throw headersSent('set')
-}
-const refuseAppend = (): never => {
-  throw headersSent('append')
-}
-const refuseRemove = (): never => {
-  throw headersSent('remove')
+const lockedPrototypes = { open: new WeakMap<object, object>(), ended: new WeakMap<object, object>() }
+
+function lockedPrototype(free: object, hasEnded: boolean): object {
+  const known = hasEnded ? lockedPrototypes.ended : lockedPrototypes.open
+  let locked = known.get(free)
+  if (!locked) {
+    locked = Object.create(
+      free,
+      hasEnded ? { ...LOCKED, writableEnded: { get: () => true } } : LOCKED,
+    ) as object
+    known.set(free, locked)
+  }
+  return locked
 }
 
-function inherited(res: ServerResponse, name: 'headersSent' | 'writableEnded'): unknown {
-  return Reflect.get(Object.getPrototypeOf(res) as object, name, res)
+const LOCKED: PropertyDescriptorMap = {
+  headersSent: { get: () => true },
+  setHeader: { value: () => refuse('set') },
+  appendHeader: { value: () => refuse('append') },
+  removeHeader: { value: () => refuse('remove') },
+}
+
+function refuse(verb: string): never {
+  throw headersSent(verb)
 }
 
 function headersSent(verb: string): Error {
