@@ -1,5 +1,8 @@
 import { SharedStateError } from './errors.ts'
 
+/** What setTimeout can hold; a longer one would fire at once. */
+const LONGEST_TIMER_MS = 2 ** 31 - 1
+
 /**
  * `promise`, given up when `signal` aborts or after `deadlineMs`; the loser's outcome is observed, never unhandled.
  * `onDeadline` makes the error, so that it can tell the state at that moment.
@@ -16,7 +19,9 @@ export function withDeadline<T>(
   }
   return new Promise<T>((resolve, reject) => {
     const timer =
-      deadlineMs === undefined ? undefined : setTimeout(() => settle(() => reject(onDeadline())), deadlineMs)
+      deadlineMs === undefined
+        ? undefined
+        : setTimeout(() => settle(() => reject(onDeadline())), Math.min(deadlineMs, LONGEST_TIMER_MS))
     const onAbort = (): void => settle(() => reject(aborted(signal as AbortSignal)))
     const settle = (finish: () => void): void => {
       clearTimeout(timer)

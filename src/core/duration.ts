@@ -18,9 +18,13 @@ export function byteSize(value: unknown): number | undefined {
 }
 
 function scaled(value: unknown, units: Readonly<Record<string, number>>, form: RegExp): number | undefined {
-  if (typeof value === 'number') return Number.isFinite(value) && value >= 0 ? value : undefined
-  if (typeof value !== 'string') return undefined
-  const match = form.exec(value.trim().toLowerCase())
-  if (!match) return undefined
-  return Math.round(Number(match[1]) * (units[match[2] as string] as number))
+  const exact =
+    typeof value === 'number' ? value : typeof value === 'string' ? parsed(value, units, form) : -1
+  const whole = Math.round(exact) // Redis takes no fractions
+  return exact >= 0 && Number.isSafeInteger(whole) ? whole : undefined
+}
+
+function parsed(text: string, units: Readonly<Record<string, number>>, form: RegExp): number {
+  const match = form.exec(text.trim().toLowerCase())
+  return match ? Number(match[1]) * (units[match[2] as string] as number) : Number.NaN
 }

@@ -129,10 +129,17 @@ export class OptionReader {
 
 /** A value as it can stand in an error line: short, on one line. */
 export function show(value: unknown): string {
-  if (typeof value === 'string') return `'${value.length > 60 ? `${value.slice(0, 57)}...` : value}'`
+  if (typeof value === 'string') {
+    const short = value.length > 60 ? `${value.slice(0, 57)}...` : value
+    return `'${short.replace(/\p{Cc}/gu, controlEscape)}'`
+  }
   if (typeof value === 'function') return `a function${value.name ? ` (${value.name})` : ''}`
   if (typeof value === 'object' && value !== null) return Array.isArray(value) ? 'an array' : 'an object'
   return String(value)
+}
+
+function controlEscape(char: string): string {
+  return `\\u${char.charCodeAt(0).toString(16).padStart(4, '0')}`
 }
 
 /** The known name closest to a mistyped one, if it is close enough to be meant. */

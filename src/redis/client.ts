@@ -13,17 +13,22 @@ export const CONNECT_DEADLINE_MS = 5_000
 
 /**
  * Commands fail soon instead of waiting: ioredis' defaults hang a request for 73 s when Redis is down, and re-sending
- * a script whose reply was lost runs it twice.
+ * a script whose reply was lost runs it twice. The last three undo what the caller's own ioredis options may say.
  */
 const STATE_PROFILE = {
   enableOfflineQueue: false,
   autoResendUnfulfilledCommands: false,
-  maxRetriesPerRequest: 1,
+  maxRetriesPerRequest: 0, // commands in flight fail with the connection; at 1 they wait for their commandTimeout
   connectTimeout: 2_000,
   commandTimeout: 1_000,
   socketTimeout: 3_000,
   replyMapping: 'legacy', // rooms read the shapes that RESP2 and RESP3 share
+  stringNumbers: false,
+  enableAutoPipelining: false,
 } as const satisfies RedisOptions
+
+/** A server that takes connections and refuses or does not answer INFO is asked again over a new one. */
+const CHECK_AGAIN_MS = 500
 
 /** One lazily opened connection (Cluster: one per node) with the profile for shared state. */
 export interface RedisConnection {
@@ -48,7 +53,8 @@ export function createRedisConnection(source: RedisSource, connectionName: strin
   let client: RedisClient | undefined
   let up = false
   let opened = false
-  let closed = false
+  let closing: Promise<void> | undefined
+  let checkTimer: NodeJS.Timeout | undefined
   let failure: SharedStateError | undefined
   let lastError: unknown
   const waiters = new Set<{ resolve(client: RedisClient): void; reject(error: Error): void }>()
@@ -73,26 +79,43 @@ export function createRedisConnection(source: RedisSource, connectionName: strin
 
   async function open(): Promise<void> {
     const target = await source.target()
-    if (closed) return
-    const opened = openClient(target, connectionName)
-    client = opened
-    opened.on('error', (error) => {
+    if (closing) return
+    const made = openClient(target, connectionName)
+    client = made
+    made.on('error', (error) => {
       lastError = error
     })
-    opened.on('close', () => settle('down'))
-    opened.on('ready', () => void checkServerVersion(opened, source.label).then(onUsable, onUnusable))
-    opened.connect().catch(() => {}) // every attempt's error arrives at 'error'; the retry strategy goes on
+    made.on('close', () => settle('down'))
+    made.on('ready', () => void checkServerVersion(made, source.label).then(onUsable, onUnusable))
+    made.connect().catch(() => {}) // every attempt's error arrives at 'error'; the retry strategy goes on
   }
   const onUsable = (): void => {
-    if (closed || client?.status !== 'ready') return
+    if (closing || client?.status !== 'ready') return
     settle('up')
     for (const waiter of waiters) waiter.resolve(client)
   }
   const onUnusable = (error: unknown): void => {
+    if (closing) return
     lastError = error
-    if (!(error instanceof SharedStateError)) return // the link broke meanwhile; the next 'ready' asks again
-    fail(error)
-    client?.disconnect()
+    if (error instanceof SharedStateError) {
+      fail(error)
+      client?.disconnect()
+      return
+    }
+    // If the link broke, the next 'ready' asks again; if it stands, nothing else would.
+    clearTimeout(checkTimer)
+    checkTimer = setTimeout(
+      () => client?.status === 'ready' && !up && client.disconnect(true),
+      CHECK_AGAIN_MS,
+    )
+    checkTimer.unref()
+  }
+  async function close(): Promise<void> {
+    clearTimeout(checkTimer)
+    settle('down')
+    listeners.clear()
+    fail(closedError(source.label))
+    if (client) await closeClient(client)
   }
 
   return {
@@ -101,7 +124,7 @@ export function createRedisConnection(source: RedisSource, connectionName: strin
       return up ? client : undefined
     },
     ready({ timeoutMs = CONNECT_DEADLINE_MS, signal } = {}) {
-      if (closed) return Promise.reject(closedError(source.label))
+      if (closing) return Promise.reject(closedError(source.label))
       if (failure) return Promise.reject(failure)
       if (up && client) return Promise.resolve(client)
       if (!opened) {
@@ -128,13 +151,9 @@ export function createRedisConnection(source: RedisSource, connectionName: strin
       listeners.add(listener)
       return () => listeners.delete(listener)
     },
-    async close() {
-      if (closed) return
-      closed = true
-      settle('down')
-      listeners.clear()
-      fail(closedError(source.label))
-      if (client) await closeClient(client)
+    close() {
+      closing ??= close()
+      return closing
     },
   }
 }
@@ -146,16 +165,39 @@ function openClient(target: ConnectTarget, connectionName: string): RedisClient 
     const cluster = new Cluster([...target.nodes], {
       ...target.options,
       enableOfflineQueue, // at the top level: inside redisOptions ioredis ignores it
+      enableAutoPipelining: perNode.enableAutoPipelining,
       lazyConnect: true,
+      scaleReads: 'master', // a replica may be behind: state that was just written is read back
       clusterRetryStrategy: reconnectDelayMs,
       redisOptions: { ...target.options.redisOptions, ...perNode },
     })
-    cluster.on('+node', writeOncePerTick)
+    cluster.on('+node', (node: Redis) => {
+      writeOncePerTick(node)
+      failInFlight(node)
+    })
     return cluster
   }
   const redis = new Redis({ ...target.options, ...profile, retryStrategy: reconnectDelayMs })
   writeOncePerTick(redis)
   return redis
+}
+
+interface Flushing {
+  flushQueue(error: Error, which?: { offlineQueue?: boolean; commandQueue?: boolean }): void
+}
+
+/**
+ * ioredis' Cluster sends a command again when its connection closes, even one the server may have run. Commands that
+ * were already on their way fail with words it does not know; those that still waited for the connection go on.
+ */
+function failInFlight(node: Redis): void {
+  const flushing = node as unknown as Flushing
+  const flush = flushing.flushQueue
+  flushing.flushQueue = function (this: Flushing, error, which = {}) {
+    const lost = new Error('the connection closed before the reply came', { cause: error })
+    if (which.commandQueue !== false) flush.call(this, lost, { offlineQueue: false })
+    if (which.offlineQueue !== false) flush.call(this, error, { commandQueue: false })
+  }
 }
 
 /** 50 ms doubling to 1 s, with jitter, so that a fleet does not come back in step. */

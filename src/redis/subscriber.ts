@@ -1,4 +1,4 @@
-import { Redis, type RedisOptions } from 'ioredis'
+import { type ClusterOptions, Redis, type RedisOptions } from 'ioredis'
 import { withDeadline } from '../core/abort.ts'
 import { channels } from '../core/channels.ts'
 import { messageOf } from '../core/errors.ts'
@@ -8,6 +8,8 @@ import type { ConnectTarget, RedisSource } from './source.ts'
 /** A dead or half-open link is noticed at the latest after one interval and one deadline. */
 const PING_EVERY_MS = 5_000
 const PING_DEADLINE_MS = 5_000
+/** A server that takes the connection and then says nothing would otherwise be waited for until TCP gives up. */
+const SUBSCRIBE_DEADLINE_MS = 5_000
 const MAX_REDIRECTS = 5
 
 /** One connection that only listens: the channel's messages arrive on it in the order Redis sent them. */
@@ -36,14 +38,19 @@ export function openSubscriber(source: RedisSource, options: SubscriberOptions):
   let attempts = 0
   let retryTimer: NodeJS.Timeout | undefined
   let pingTimer: NodeJS.Timeout | undefined
-  let seeds: readonly Address[] = []
+  /** Nodes the cluster has told us of; the configured ones are kept too, as names that may lead somewhere new. */
+  let known: readonly Address[] = []
 
   async function connect(): Promise<void> {
     const target = await source.target()
     if (closed) return
-    const subscribed =
-      target.kind === 'cluster' ? await subscribeOnCluster(target) : await subscribeOnServer(target)
-    if (closed || subscribed.status !== 'ready') throw new Error('the connection closed while subscribing')
+    const subscribed = await withDeadline(
+      target.kind === 'cluster' ? subscribeOnCluster(target) : subscribeOnServer(target),
+      SUBSCRIBE_DEADLINE_MS,
+      () => new Error(`not subscribed after ${SUBSCRIBE_DEADLINE_MS} ms`),
+    )
+    if (closed || current !== subscribed || subscribed.status !== 'ready')
+      throw new Error('the connection closed while subscribing')
     subscribed.once('close', () => lost(subscribed, 'connection closed'))
     subscribed.once('moved', () => lost(subscribed, "the channel's slot moved to another master"))
     attempts = 0
@@ -53,19 +60,25 @@ export function openSubscriber(source: RedisSource, options: SubscriberOptions):
   }
 
   function open(redisOptions: RedisOptions): Redis {
+    if (closed) throw new Error('closed')
     const redis = new Redis({
       ...redisOptions,
       protocol: 2,
       replyMapping: 'legacy',
+      stringNumbers: false,
       lazyConnect: true,
       connectionName: options.connectionName,
       connectTimeout: 2_000,
       autoResubscribe: false,
       retryStrategy: () => null, // every attempt is ours: it may have to go to another node
     })
+    // What still arrives over a connection that was given up would come behind what its successor has brought.
+    const hear = (_channel: Buffer, message: Buffer): void => {
+      if (current === redis) options.onMessage(message)
+    }
     redis.on('error', () => {}) // the rejected connect() or 'close' says it
-    redis.on('messageBuffer', (_channel: Buffer, message: Buffer) => options.onMessage(message))
-    redis.on('smessageBuffer', (_channel: Buffer, message: Buffer) => options.onMessage(message))
+    redis.on('messageBuffer', hear)
+    redis.on('smessageBuffer', hear)
     current = redis
     return redis
   }
@@ -78,13 +91,14 @@ export function openSubscriber(source: RedisSource, options: SubscriberOptions):
   }
 
   async function subscribeOnCluster(target: ConnectTarget & { kind: 'cluster' }): Promise<Redis> {
-    if (seeds.length === 0) seeds = target.nodes.map(addressOf)
+    const seeds = [...target.nodes.map(addressOf), ...known]
+    const natMap = target.options.natMap ?? undefined
     let next: Address | undefined = seeds[attempts % seeds.length]
     for (let redirects = 0; next && redirects <= MAX_REDIRECTS; redirects++) {
-      const redis = open({ ...target.options.redisOptions, host: next.host, port: next.port })
-      await redis.connect()
+      const redis = open({ ...target.options.redisOptions, ...next })
       const here: Address = next
-      seeds = await knownNodes(redis, here, seeds)
+      await redis.connect()
+      known = (await nodesOf(redis, here)).map((address) => mapped(address, natMap))
       next = await masterOf(redis)
       if (!next) {
         try {
@@ -95,6 +109,7 @@ export function openSubscriber(source: RedisSource, options: SubscriberOptions):
           if (!next) throw error
         }
       }
+      next = mapped(next, natMap)
       redis.disconnect()
     }
     throw new Error(`no master took the subscription after ${MAX_REDIRECTS} redirects`)
@@ -171,12 +186,8 @@ function addressOf(node: unknown): Address {
   return { host: match?.[1] || 'localhost', port: Number(match?.[2] ?? 6379) }
 }
 
-/** The nodes of the cluster as this one knows them, so that the configured seeds may all be replaced in time. */
-async function knownNodes(
-  redis: Redis,
-  here: Address,
-  fallback: readonly Address[],
-): Promise<readonly Address[]> {
+/** The nodes of the cluster as this one knows them, so that the configured ones may all be replaced in time. */
+async function nodesOf(redis: Redis, here: Address): Promise<readonly Address[]> {
   const slots = (await redis.cluster('SLOTS')) as unknown as [number, number, ...[string | null, number][]][]
   const found = new Map<string, Address>()
   for (const [, , ...nodes] of slots) {
@@ -185,7 +196,13 @@ async function knownNodes(
       found.set(`${address.host}:${port}`, address)
     }
   }
-  return found.size > 0 ? [...found.values()] : fallback
+  return [...found.values()]
+}
+
+/** Where that node is for us, when the cluster's own addresses do not lead there. */
+function mapped(address: Address, natMap: ClusterOptions['natMap']): Address {
+  const key = `${address.host}:${address.port}`
+  return (typeof natMap === 'function' ? natMap(key) : natMap?.[key]) ?? address
 }
 
 /** Where this node's master is, or undefined when it is one itself. */
