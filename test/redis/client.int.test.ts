@@ -7,7 +7,7 @@ import { createRedisConnection, type RedisConnection } from '../../src/redis/cli
 import { createRedisSource, type RedisSource } from '../../src/redis/source.ts'
 import type { RedisOption } from '../../src/redis/target.ts'
 import { freePort } from '../helpers/ports.ts'
-import { startRedis } from '../helpers/redis.ts'
+import { startRedis, startRedisCluster, startSentinel } from '../helpers/redis.ts'
 import { startProxy } from '../helpers/tcp-proxy.ts'
 import { until } from '../helpers/until.ts'
 
@@ -309,3 +309,35 @@ test('a connection that breaks between two commands of a tick leaves nothing cor
   expect(client.stream.writableCorked).toBe(0)
   expect(await client.ping()).toBe('PONG')
 })
+
+test('Cluster: goes on by itself after a slot has moved and after a master has died', async () => {
+  const cluster = await startRedisCluster({ replicas: 1 })
+  const connection = open(`redis+cluster://127.0.0.1:${cluster.nodes[0]!.port}`)
+  const client = await connection.ready()
+  const keys = Array.from({ length: 30 }, (_, at) => `key:${at}`)
+  // All at once, over connections that are only being opened.
+  expect(await Promise.all(keys.map((key) => client.incr(key)))).toEqual(keys.map(() => 1))
+  const first = await cluster.ownerOf('key:0')
+  const second = cluster.nodes.slice(0, 3).find((node) => node !== first)!
+  await cluster.moveSlots(first, second, [(await client.cluster('KEYSLOT', 'key:0')) as number])
+  expect(await Promise.all(keys.map((key) => client.incr(key)))).toEqual(keys.map(() => 2))
+
+  await second.client().wait(1, 5_000)
+  await second.kill()
+  const work = async (): Promise<boolean> =>
+    (await Promise.all(keys.map((key) => client.set(key, '7')))).length > 0
+  await until(work, { what: 'all slots to be served again', deadline: 20_000, every: 100 })
+  expect(connection.now).toBe(client)
+}, 60_000)
+
+test('Sentinel: follows the master', async () => {
+  const sentinel = await startSentinel()
+  const connection = open(sentinel.url)
+  const client = await connection.ready()
+  await client.set('key', 'value')
+  const master = await sentinel.failover()
+  await until(async () => (await (await connection.ready()).set('key', 'later')) === 'OK', {
+    what: 'the client to follow',
+  })
+  expect(await master.client().get('key')).toBe('later')
+}, 60_000)
