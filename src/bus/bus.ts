@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto'
 import { EventEmitter } from 'node:events'
 import { hostname } from 'node:os'
-import { withDeadline } from '../core/abort.ts'
+import { aborted, withDeadline } from '../core/abort.ts'
 import { channels } from '../core/channels.ts'
 import { messageOf, SharedStateError } from '../core/errors.ts'
 import type { Keys } from '../core/keys.ts'
@@ -9,7 +9,7 @@ import { onRoleChange, processRole } from '../core/role.ts'
 import type { RedisSource } from '../redis/source.ts'
 import { createBatcher } from './batcher.ts'
 import { announcedChannel, joinOverChannel, takeChannel } from './channel.ts'
-import { ID_BYTES, messagesBody, readMessagesHeader } from './frame.ts'
+import { BadFrame, ID_BYTES, messagesBody, readMessagesHeader } from './frame.ts'
 import type { HubPort, HubSeat, Receipt } from './hub.ts'
 import { type HubHold, holdHub } from './hubs.ts'
 import type { Member, MemberRecord } from './members.ts'
@@ -96,6 +96,8 @@ export interface Bus {
 
 const READY_DEADLINE_MS = 10_000
 const MAX_PUBLISHERS = 10_000
+/** How long `close()` waits to learn what became of the last messages. */
+const RECEIPTS_DEADLINE_MS = 1_000
 
 /** A message larger than this is refused at `broadcast` and `publish`. */
 const MAX_MESSAGE_BYTES = 1 << 20
@@ -107,7 +109,7 @@ export function createBus({ keys, source }: { keys: Keys; source: RedisSource })
   const receivers = createTopicTable<MessageHandler>()
   const seen = new Map<string, number>()
   const receipts = new Map<number, (receipt: Receipt) => void>()
-  const whenReachable = new Set<() => void>()
+  const whenReachable = new Set<{ resolve(): void; reject(error: Error): void }>()
   const batcher = createBatcher({
     publisher: idBytes,
     maxMessageBytes: MAX_MESSAGE_BYTES,
@@ -122,6 +124,7 @@ export function createBus({ keys, source }: { keys: Keys; source: RedisSource })
   let seat: HubSeat | undefined
   let hold: HubHold | undefined
   let closing: Promise<void> | undefined
+  let onAllAnswered: (() => void) | undefined
 
   const port: HubPort = {
     deliver(frame) {
@@ -132,23 +135,23 @@ export function createBus({ keys, source }: { keys: Keys; source: RedisSource })
     remote: setReachable,
     receipt(receiptId, receipt) {
       receipts.get(receiptId)?.(receipt)
-      receipts.delete(receiptId)
+      forgetReceipt(receiptId)
     },
   }
 
   function start(): void {
     if (closing) return
-    joining ??= join()
+    joining ??= join(keys.namespace, source.id) // read here: a mistake in the settings is the caller's to hear
   }
 
-  async function join(): Promise<void> {
+  async function join(namespace: string, redisId: string): Promise<void> {
     const member: MemberRecord = {
       id,
       machine: hostname(),
       pid: process.pid,
       index: announcedChannel()?.announcement.index,
     }
-    const channel = processRole() === 'primary' ? undefined : takeChannel(keys.namespace, source.id)
+    const channel = processRole() === 'primary' ? undefined : takeChannel(namespace, redisId)
     if (channel) {
       try {
         seat = await joinOverChannel(channel, member, port, onChannelLost)
@@ -161,7 +164,6 @@ export function createBus({ keys, source }: { keys: Keys; source: RedisSource })
   }
 
   function joinOwnHub(member: MemberRecord): void {
-    if (closing) return
     hold ??= holdHub(keys, source)
     seat = hold.hub.join(processRole() === 'primary' ? undefined : member, port)
   }
@@ -169,9 +171,9 @@ export function createBus({ keys, source }: { keys: Keys; source: RedisSource })
   /** Joined before `runCluster` was reached: a primary sends but is no receiver. */
   const stopRoleChange = onRoleChange(() => {
     if (processRole() !== 'primary') return
-    for (const resolve of whenReachable) resolve()
+    for (const waiter of whenReachable) waiter.resolve()
     if (!hold) return
-    seat?.leave()
+    void seat?.leave()
     seat = hold.hub.join(undefined, port)
   })
 
@@ -179,11 +181,9 @@ export function createBus({ keys, source }: { keys: Keys; source: RedisSource })
   function onChannelLost(reason: string): void {
     if (channels.bus.hasSubscribers) channels.bus.publish({ event: 'own-hub', reason })
     seat = undefined
+    dropReceipts()
+    if (closing) return
     setReachable(false)
-    for (const [receiptId, done] of receipts) {
-      receipts.delete(receiptId)
-      done({ local: 0, remote: 'dropped' })
-    }
     joinOwnHub({ id, machine: hostname(), pid: process.pid, index: announcedChannel()?.announcement.index })
     batcher.flush()
   }
@@ -198,36 +198,56 @@ export function createBus({ keys, source }: { keys: Keys; source: RedisSource })
     if (receipt !== 0) port.receipt(receipt, { local: 0, remote: 'dropped' })
   }
 
+  function dropReceipts(): void {
+    for (const [receiptId, done] of receipts) {
+      done({ local: 0, remote: 'dropped' })
+      forgetReceipt(receiptId)
+    }
+  }
+
+  function forgetReceipt(receiptId: number): void {
+    if (receipts.delete(receiptId) && receipts.size === 0) onAllAnswered?.()
+  }
+
   function receive(frame: Buffer): void {
     const { publisher, firstSequence, count, sentAt } = readMessagesHeader(frame)
+    if (publisher === id) return // own receivers have it; it went out through a primary that has died since
     const last = seen.get(publisher) ?? 0
     const end = firstSequence + count - 1
-    if (!(end > last)) return // it came by two paths
-    if (!seen.has(publisher) && seen.size >= MAX_PUBLISHERS) seen.delete(seen.keys().next().value as string)
-    seen.set(publisher, end)
-    if (receivers.size === 0 || processRole() === 'primary') return
-    let body: unknown
-    try {
-      body = parseSafely(messagesBody(frame))
-    } catch (error) {
-      if (channels.bus.hasSubscribers) channels.bus.publish({ event: 'bad-frame', reason: messageOf(error) })
+    if (end <= last) return // it came by two paths
+    if (!Number.isSafeInteger(end) || firstSequence < 1 || count < 1) {
+      badFrame('impossible numbers')
       return
     }
+    let body: readonly unknown[] = []
+    if (receivers.size > 0 && processRole() !== 'primary') {
+      try {
+        body = messagesOf(parseSafely(messagesBody(frame)), count)
+      } catch (error) {
+        badFrame(messageOf(error))
+        return
+      }
+    }
+    if (!seen.has(publisher) && seen.size >= MAX_PUBLISHERS) seen.delete(seen.keys().next().value as string)
+    seen.set(publisher, end)
     dispatchAll(body, { from: publisher, at: sentAt, self: false }, firstSequence, last)
+  }
+
+  function badFrame(reason: string): void {
+    if (channels.bus.hasSubscribers) channels.bus.publish({ event: 'bad-frame', reason })
   }
 
   function receiveOwn(body: string, firstSequence: number, at: number): void {
     if (receivers.size === 0 || processRole() === 'primary') return
-    dispatchAll(JSON.parse(body), { from: id, at, self: true }, firstSequence, 0)
+    dispatchAll(parseSafely(body) as unknown[], { from: id, at, self: true }, firstSequence, 0)
   }
 
   function dispatchAll(
-    body: unknown,
+    body: readonly unknown[],
     common: Omit<MessageMeta, 'topic' | 'sequence'>,
     firstSequence: number,
     after: number,
   ): void {
-    if (!Array.isArray(body)) return
     for (let i = 0, sequence = firstSequence; i + 2 < body.length; i += 3, sequence++) {
       const topic: unknown = body[i]
       if (sequence <= after || typeof topic !== 'string') continue
@@ -244,7 +264,7 @@ export function createBus({ keys, source }: { keys: Keys; source: RedisSource })
   ): void {
     let payload: unknown
     try {
-      payload = decodePayload(Number(encoding), parsed)
+      payload = decodePayload(encoding, parsed)
     } catch (error) {
       handlerFailed(error, meta)
       return
@@ -252,7 +272,7 @@ export function createBus({ keys, source }: { keys: Keys; source: RedisSource })
     for (const handler of handlers) {
       try {
         const result = handler(payload, meta)
-        if (result instanceof Promise) result.catch((error: unknown) => handlerFailed(error, meta))
+        if (isThenable(result)) result.then(undefined, (error: unknown) => handlerFailed(error, meta))
       } catch (error) {
         handlerFailed(error, meta)
       }
@@ -260,39 +280,50 @@ export function createBus({ keys, source }: { keys: Keys; source: RedisSource })
   }
 
   function handlerFailed(error: unknown, meta: MessageMeta): void {
-    if (events.listenerCount('handler-error') > 0) events.emit('handler-error', error, meta)
+    if (events.listenerCount('handler-error') > 0) emit('handler-error', error, meta)
     else
       process.emitWarning(`a receiver of '${meta.topic}' failed: ${messageOf(error)}`, {
         code: 'AS_ONE_HANDLER_ERROR',
       })
   }
 
+  /** A listener that throws ends the process like any uncaught error, but not in the middle of our work. */
+  function emit<Event extends keyof BusEvents>(event: Event, ...args: BusEvents[Event]): void {
+    try {
+      events.emit(event as never, ...(args as never))
+    } catch (error) {
+      process.nextTick(() => {
+        throw error
+      })
+    }
+  }
+
   function setRoster(list: readonly MemberRecord[]): void {
     const before = new Map(roster.map((member) => [member.id, member]))
     roster = list.map((record) => before.get(record.id) ?? { ...record, self: record.id === id })
     const now = new Set(roster.map((member) => member.id))
-    for (const member of roster) if (!before.has(member.id)) events.emit('join', member)
-    for (const member of before.values()) if (!now.has(member.id)) events.emit('leave', member)
+    for (const member of roster) if (!before.has(member.id)) emit('join', member)
+    for (const member of before.values()) if (!now.has(member.id)) emit('leave', member)
   }
 
   function setReachable(next: boolean): void {
     if (reachable === next) return
     reachable = next
-    events.emit(next ? 'restored' : 'degraded')
+    emit(next ? 'restored' : 'degraded')
     if (!next) return
-    for (const resolve of whenReachable) resolve()
+    for (const waiter of whenReachable) waiter.resolve()
     whenReachable.clear()
   }
 
   function ready(signal: AbortSignal | undefined): Promise<void> {
-    if (reachable || processRole() === 'primary') return Promise.resolve()
-    let resolve = (): void => {}
-    const heard = new Promise<void>((done) => {
-      resolve = done
-      whenReachable.add(done)
+    if (!signal?.aborted && (reachable || processRole() === 'primary')) return Promise.resolve()
+    let waiter: { resolve(): void; reject(error: Error): void } | undefined
+    const heard = new Promise<void>((resolve, reject) => {
+      waiter = { resolve, reject }
+      whenReachable.add(waiter)
     })
-    const waiting = withDeadline(heard, READY_DEADLINE_MS, notReady, signal).finally(() =>
-      whenReachable.delete(resolve),
+    const waiting = withDeadline(heard, READY_DEADLINE_MS, notReady, signal).finally(
+      () => waiter && whenReachable.delete(waiter),
     )
     waiting.catch(() => {}) // whoever does not await `ready` has the events
     return waiting
@@ -304,28 +335,48 @@ export function createBus({ keys, source }: { keys: Keys; source: RedisSource })
       `Redis at ${source.label} has not answered for ${READY_DEADLINE_MS} ms; other machines cannot be heard until it does`,
     )
 
+  const closed = (): Error => new SharedStateError('ERR_AS_ONE_CLOSED', 'the bus has been closed')
+
   function checkOpen(): void {
-    if (closing) throw new SharedStateError('ERR_AS_ONE_CLOSED', 'the bus has been closed')
+    if (closing) throw closed()
+  }
+
+  async function close(): Promise<void> {
+    stopRoleChange()
+    for (const waiter of whenReachable) waiter.reject(closed())
+    await joining
+    batcher.flush()
+    receivers.clear()
+    if (receipts.size > 0) {
+      const answered = new Promise<void>((resolve) => {
+        onAllAnswered = resolve
+      })
+      await withDeadline(answered, RECEIPTS_DEADLINE_MS, closed).catch(() => {})
+    }
+    await seat?.leave()
+    await hold?.release()
+    dropReceipts()
   }
 
   return {
     id,
     broadcast(topic, payload) {
       checkOpen()
-      batcher.add(topic, payload, true, 0)
       start()
+      batcher.add(topic, payload, true, 0)
     },
     async publish(topic, payload, { self = true, signal } = {}) {
       checkOpen()
+      if (signal?.aborted) throw aborted(signal)
       nextReceipt = nextReceipt === 0xffff_ffff ? 1 : nextReceipt + 1
       const receiptId = nextReceipt
       const answered = new Promise<Receipt>((resolve) => receipts.set(receiptId, resolve))
       try {
-        batcher.add(topic, payload, self, receiptId)
         start()
+        batcher.add(topic, payload, self, receiptId)
         return await withDeadline(answered, undefined, notReady, signal)
       } finally {
-        receipts.delete(receiptId)
+        forgetReceipt(receiptId)
       }
     },
     subscribe(topicOrPattern, handler, { signal } = {}) {
@@ -350,16 +401,20 @@ export function createBus({ keys, source }: { keys: Keys; source: RedisSource })
     },
     start,
     close() {
-      closing ??= (async () => {
-        stopRoleChange()
-        await joining
-        batcher.flush()
-        receivers.clear()
-        seat?.leave()
-        await hold?.release()
-        for (const done of receipts.values()) done({ local: 0, remote: 'dropped' })
-      })()
+      closing ??= close()
       return closing
     },
   }
+}
+
+/** The triples of a frame of messages. */
+function messagesOf(body: unknown, count: number): readonly unknown[] {
+  if (Array.isArray(body) && body.length === 3 * count) return body
+  throw new BadFrame(`its body does not hold ${count} messages`)
+}
+
+function isThenable(value: unknown): value is PromiseLike<unknown> {
+  return (
+    typeof value === 'object' && value !== null && typeof (value as { then?: unknown }).then === 'function'
+  )
 }

@@ -19,6 +19,9 @@ const MAX_UNREAD_BYTES = 8 << 20
 /** A primary that has announced a channel and does not answer on it for this long is not going to. */
 const WELCOME_DEADLINE_MS = 2_000
 
+/** Whoever ends the channel waits this long for the other end to have read everything. */
+const LEAVE_DEADLINE_MS = 1_000
+
 /** What the primary tells a worker before any user code runs, in one environment variable. */
 export interface Announcement {
   readonly nonce: string
@@ -54,8 +57,15 @@ export function openAnnouncedChannel(env: NodeJS.ProcessEnv): AnnouncedChannel |
   const text = env[ANNOUNCEMENT]
   if (text === undefined || !isMainThread) return announcedChannel()
   delete env[ANNOUNCEMENT]
-  const announcement = JSON.parse(text) as Announcement
-  const socket = new Socket({ fd: CHANNEL_FD, readable: true, writable: true })
+  let announcement: Announcement
+  let socket: Socket
+  try {
+    announcement = JSON.parse(text) as Announcement
+    if (typeof announcement?.nonce !== 'string') return announcedChannel()
+    socket = new Socket({ fd: CHANNEL_FD, readable: true, writable: true })
+  } catch {
+    return announcedChannel() // not from our primary, or for a process between it and us: there is no channel here
+  }
   socket.on('error', () => {}) // 'close' follows and says it
   socket.unref() // a worker ends when its app ends, not when the bus does
   const channel: AnnouncedChannel = { announcement, socket }
@@ -94,14 +104,29 @@ export function joinOverChannel(
   return new Promise((resolve, reject) => {
     const reader = new FrameReader()
     let joined = false
+    let leaving = false
     let over = false
     const end = (reason: string): void => {
       if (over) return
       over = true
       clearTimeout(timer)
       socket.destroy()
+      if (leaving) return
       if (joined) onLost(reason)
       else reject(new SharedStateError('ERR_AS_ONE_CHANNEL', `the primary's hub cannot be used: ${reason}`))
+    }
+    const leave = (): Promise<void> => {
+      leaving = true
+      return new Promise((left) => {
+        const gone = (): void => {
+          clearTimeout(stuck)
+          left()
+        }
+        const stuck = setTimeout(() => socket.destroy(), LEAVE_DEADLINE_MS)
+        socket.once('close', gone)
+        if (socket.destroyed) gone()
+        else socket.end()
+      })
     }
     const timer = setTimeout(() => end(`no answer in ${WELCOME_DEADLINE_MS} ms`), WELCOME_DEADLINE_MS)
     socket.on('close', () => end('the channel closed'))
@@ -115,7 +140,7 @@ export function joinOverChannel(
               return end('it answered the hello with something else')
             joined = true
             clearTimeout(timer)
-            resolve({ send: (sent) => writeBounded(socket, sent, 'worker'), leave: () => void socket.end() })
+            resolve({ send: (sent) => writeBounded(socket, sent, 'worker'), leave })
           } else if (!over) hand(frame, port)
         }
       } catch (error) {
@@ -133,6 +158,7 @@ function hand(frame: Buffer, port: HubPort): void {
     return
   }
   const value = decodeControl(frame)
+  if (kind === Kind.refuse) throw new BadFrame(`refused: ${String(value?.reason)}`)
   if (value === undefined) throw new BadFrame(`a frame of kind ${kind} without content`)
   if (kind === Kind.members) port.members(readMemberRecords(value.members))
   else if (kind === Kind.remote) port.remote(value.up === true)
@@ -150,9 +176,11 @@ export function serveChannel(socket: Socket, hub: Hub, expected: Announcement): 
   const refuse = (reason: string): void => {
     if (channels.bus.hasSubscribers)
       channels.bus.publish({ event: 'channel-closed', index: expected.index, reason })
-    socket.end(encodeControl(Kind.refuse, { reason }))
     socket.removeListener('data', onData)
     socket.resume()
+    void seat?.leave()
+    socket.end(encodeControl(Kind.refuse, { reason }))
+    setTimeout(() => socket.destroy(), LEAVE_DEADLINE_MS).unref() // should the worker not hang up
   }
   const onData = (chunk: Buffer): void => {
     try {
@@ -170,7 +198,7 @@ export function serveChannel(socket: Socket, hub: Hub, expected: Announcement): 
     }
   }
   socket.on('error', () => {}) // ECONNRESET when a worker dies; 'close' follows
-  socket.on('close', () => seat?.leave())
+  socket.on('close', () => void seat?.leave())
   socket.on('data', onData)
 }
 
@@ -183,12 +211,24 @@ function welcome(socket: Socket, hub: Hub, frame: Buffer, expected: Announcement
   const [member] = readMemberRecords([hello.member])
   if (!member) throw new BadFrame('the hello names no member')
   socket.write(encodeControl(Kind.welcome, { nonce: expected.nonce }))
+  /** For a worker too far behind: of what replaces itself, only the last is kept until it reads again. */
+  const late = new Map<number, Buffer>()
+  const tell = (kind: number, value: unknown): void => {
+    const sent = encodeControl(kind, value)
+    late.delete(kind)
+    if (socket.writableLength > MAX_UNREAD_BYTES) late.set(kind, sent)
+    else writeOnce(socket, sent)
+  }
+  socket.on('drain', () => {
+    for (const sent of late.values()) writeOnce(socket, sent)
+    late.clear()
+  })
   return hub.join(
     { ...member, index: expected.index },
     {
       deliver: (sent) => writeBounded(socket, sent, 'primary'),
-      members: (members) => writeOnce(socket, encodeControl(Kind.members, { members })),
-      remote: (up) => writeOnce(socket, encodeControl(Kind.remote, { up })),
+      members: (members) => tell(Kind.members, { members }),
+      remote: (up) => tell(Kind.remote, { up }),
       receipt: (id, receipt) => writeOnce(socket, encodeControl(Kind.receipt, { id, receipt })),
     },
   )

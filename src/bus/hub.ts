@@ -42,7 +42,8 @@ export interface HubPort {
 export interface HubSeat {
   /** Takes one frame of messages, which then belongs to the hub; false when it could not. */
   send(frame: Buffer): boolean
-  leave(): void
+  /** Resolves when what was sent has left this process or reached the hub. */
+  leave(): Promise<void>
 }
 
 /**
@@ -53,6 +54,8 @@ export interface Hub {
   readonly id: string
   /** `member` undefined: a seat that sends and hears nothing, as the primary's. */
   join(member: MemberRecord | undefined, port: HubPort): HubSeat
+  /** Sends what is queued, as far as Redis takes it within a second. */
+  flush(): Promise<void>
   /** Sends what is queued, tells the other hubs, closes both connections. Idempotent. */
   close(): Promise<void>
 }
@@ -71,6 +74,7 @@ export function createHub({ keys, source }: { keys: Keys; source: RedisSource })
   let heard = false
   let reachable = false
   let remote = false
+  let rosterDue = false
   let closing: Promise<void> | undefined
 
   const subscriber = openSubscriber(source, {
@@ -121,7 +125,17 @@ export function createHub({ keys, source }: { keys: Keys; source: RedisSource })
     for (const port of ports.keys()) port.members(list)
   }
 
+  /** Once for all that has changed or asked in this tick: after an outage every hub asks every other one. */
   function tellPeers(): void {
+    if (rosterDue || closing) return
+    rosterDue = true
+    setImmediate(() => {
+      rosterDue = false
+      if (!closing) sayRoster()
+    })
+  }
+
+  function sayRoster(): void {
     if (heard) outbox.add(encodeControl(Kind.roster, { hub: roster.hub, members: roster.own() }))
   }
 
@@ -162,7 +176,7 @@ export function createHub({ keys, source }: { keys: Keys; source: RedisSource })
   async function close(): Promise<void> {
     clearInterval(rosterTimer)
     roster.clear()
-    tellPeers()
+    sayRoster()
     await outbox.drain(CLOSE_DEADLINE_MS)
     subscriber.close()
     await commands.close()
@@ -178,13 +192,14 @@ export function createHub({ keys, source }: { keys: Keys; source: RedisSource })
       if (member) tellPeers()
       return {
         send: (frame) => relay(frame, port),
-        leave() {
+        async leave() {
           if (!ports.delete(port) || !member) return
           roster.remove(member.id)
           tellPeers()
         },
       }
     },
+    flush: () => outbox.drain(CLOSE_DEADLINE_MS),
     close() {
       closing ??= close()
       return closing

@@ -35,7 +35,7 @@ export function createOutbox(connection: RedisConnection, channel: string): Outb
   let queuedBytes = 0
   let scheduled = false
   let sending = false
-  let onEmpty: (() => void) | undefined
+  const drained = new Set<() => void>()
 
   function schedule(): void {
     if (scheduled || sending) return
@@ -47,7 +47,7 @@ export function createOutbox(connection: RedisConnection, channel: string): Outb
     scheduled = false
     if (sending) return
     if (queue.length === 0) {
-      onEmpty?.()
+      for (const resolve of drained) resolve()
       return
     }
     const client = connection.now
@@ -129,11 +129,13 @@ export function createOutbox(connection: RedisConnection, channel: string): Outb
     drain(deadlineMs) {
       if (queue.length === 0 && !sending) return Promise.resolve()
       return new Promise((resolve) => {
-        const timer = setTimeout(resolve, deadlineMs)
-        onEmpty = () => {
+        const done = (): void => {
           clearTimeout(timer)
+          drained.delete(done)
           resolve()
         }
+        const timer = setTimeout(done, deadlineMs)
+        drained.add(done)
         flush()
       })
     },

@@ -1,9 +1,12 @@
 import { SharedStateError } from '../core/errors.ts'
+import { show } from '../core/options.ts'
 
 /** `json`: the payload's own JSON. `tagged`: JSON in which `{ "$": tag, v }` stands for what JSON cannot say. */
 export const Encoding = { json: 0 as number, tagged: 1 as number }
 
 const MAX_DEPTH = 64
+/** Decimal digits of a BigInt; reading one takes time that grows with their square. */
+const MAX_DIGITS = 10_000
 
 export interface EncodedPayload {
   readonly encoding: number
@@ -21,15 +24,31 @@ export function encodePayload(value: unknown): EncodedPayload {
   return { encoding: Encoding.tagged, json: JSON.stringify(tag(value, 0)) }
 }
 
-/** The value of a parsed payload. Data only: nothing in it is called, constructed by name, or evaluated. */
-export function decodePayload(encoding: number, parsed: unknown): unknown {
-  return encoding === Encoding.json ? parsed : untag(parsed, 0)
+/**
+ * The value of a parsed payload. Data only: nothing in it is called, constructed by name, or evaluated.
+ *
+ * @throws SharedStateError `ERR_AS_ONE_PAYLOAD` for what `encodePayload` cannot have written
+ */
+export function decodePayload(encoding: unknown, parsed: unknown): unknown {
+  if (encoding === Encoding.tagged) return untag(parsed, 0)
+  if (encoding !== Encoding.json) throw payloadError(`has the unknown encoding ${show(encoding)}`)
+  if (!isShallow(parsed, 0)) throw tooDeep() // a receiver that walks it would run out of stack
+  return parsed
+}
+
+function isShallow(value: unknown, depth: number): boolean {
+  if (typeof value !== 'object' || value === null) return true
+  if (depth >= MAX_DEPTH) return false
+  if (Array.isArray(value)) return value.every((item) => isShallow(item, depth + 1))
+  for (const key in value) if (!isShallow((value as Record<string, unknown>)[key], depth + 1)) return false
+  return true
 }
 
 /** JSON.parse that leaves out `__proto__` keys, however they are spelled; the scan is cheap, the walk is rare. */
 export function parseSafely(text: string): unknown {
   const value: unknown = JSON.parse(text)
-  return /__proto__|\\u005f/i.test(text) ? withoutProto(value) : value
+  // An escape of any of its letters; JSON.stringify writes none, so only a foreign writer makes us walk.
+  return /__proto__|\\u00[567]/i.test(text) ? withoutProto(value) : value
 }
 
 function withoutProto(root: unknown): unknown {
@@ -71,7 +90,6 @@ function isPlain(value: unknown, depth: number): boolean {
 type Tagged = { $: string; v?: unknown }
 
 function tag(value: unknown, depth: number): unknown {
-  if (depth > MAX_DEPTH) throw tooDeep()
   switch (typeof value) {
     case 'string':
     case 'boolean':
@@ -81,9 +99,11 @@ function tag(value: unknown, depth: number): unknown {
     case 'undefined':
       return { $: 'undefined' } satisfies Tagged
     case 'bigint':
-      return tagged('bigint', value.toString())
+      return tagged('bigint', digitsOf(value))
     case 'object':
-      return value === null ? null : tagObject(value, depth)
+      if (value === null) return null
+      if (depth >= MAX_DEPTH) throw tooDeep()
+      return tagObject(value, depth)
     default:
       throw payloadError(`holds a ${typeof value}, which cannot be sent; send data`)
   }
@@ -91,6 +111,12 @@ function tag(value: unknown, depth: number): unknown {
 
 function tagged(name: string, v: unknown): Tagged {
   return { $: name, v }
+}
+
+function digitsOf(value: bigint): string {
+  const digits = value.toString()
+  if (digits.length > MAX_DIGITS) throw payloadError(`holds a BigInt of more than ${MAX_DIGITS} digits`)
+  return digits
 }
 
 function tagObject(value: object, depth: number): unknown {
@@ -114,7 +140,7 @@ function tagObject(value: object, depth: number): unknown {
     const { name, message, stack, code, cause } = value as Error & { code?: unknown }
     const known = {
       name,
-      message,
+      message: String(message),
       stack,
       ...(code === undefined ? {} : { code }),
       ...(cause === undefined ? {} : { cause }),
@@ -135,7 +161,7 @@ function tagProperties(value: object, inner: (item: unknown) => unknown): Record
 
 function untag(value: unknown, depth: number): unknown {
   if (typeof value !== 'object' || value === null) return value
-  if (depth > 2 * MAX_DEPTH) throw tooDeep() // every level may add the level of its tag
+  if (depth > MAX_DEPTH) throw tooDeep()
   const inner = (item: unknown): unknown => untag(item, depth + 1)
   if (Array.isArray(value)) return value.map(inner)
   if (!Object.hasOwn(value, '$')) return untagProperties(value, inner)
@@ -144,11 +170,13 @@ function untag(value: unknown, depth: number): unknown {
     case 'undefined':
       return undefined
     case 'number':
-      return Number(v)
+      return v === 'NaN' || v === 'Infinity' || v === '-Infinity' ? Number(v) : malformed(name)
     case 'bigint':
-      return typeof v === 'string' && /^-?\d{1,10000}$/.test(v) ? BigInt(v) : malformed(name)
+      return typeof v === 'string' && v.length <= MAX_DIGITS && /^-?\d+$/.test(v)
+        ? BigInt(v)
+        : malformed(name)
     case 'date':
-      return new Date(typeof v === 'number' ? v : Number.NaN)
+      return v === null || typeof v === 'number' ? new Date(v ?? Number.NaN) : malformed(name)
     case 'map':
       return new Map(
         listOf(v, name).map((entry) => [inner(listOf(entry, name)[0]), inner(listOf(entry, name)[1])]),
@@ -175,10 +203,11 @@ function untagProperties(value: object, inner: (item: unknown) => unknown): Reco
 }
 
 function errorOf({ name, message, stack, code, cause }: Record<string, unknown>): Error {
-  const error = new Error(String(message), cause === undefined ? undefined : { cause })
-  for (const [key, text] of Object.entries({ name, stack, code })) {
-    if (typeof text === 'string')
-      Object.defineProperty(error, key, { value: text, configurable: true, writable: true })
+  if (typeof message !== 'string') return malformed('error')
+  const error = new Error(message, cause === undefined ? undefined : { cause })
+  for (const [key, value] of Object.entries({ name, stack, code })) {
+    if (typeof value === 'string' || (key === 'code' && typeof value === 'number'))
+      Object.defineProperty(error, key, { value, configurable: true, writable: true })
   }
   return error
 }
@@ -188,7 +217,7 @@ function listOf(value: unknown, name: string): readonly unknown[] {
 }
 
 function malformed(name: unknown): never {
-  throw payloadError(`has a malformed ${String(name)} tag`)
+  throw payloadError(`has a malformed tag, ${show(name)}`)
 }
 
 function tooDeep(): SharedStateError {

@@ -2,7 +2,8 @@ import { type MemberRecord, readMemberRecords } from './members.ts'
 
 /** A hub that has not said anything for this long is gone, and its members with it. */
 const LEASE_MS = 15_000
-const MAX_HUBS = 10_000
+/** Of all other hubs together; whoever can write to Redis can name as many as they like. */
+const MAX_PEER_MEMBERS = 10_000
 
 /** Who receives broadcasts: this hub's members at once, those of other hubs as long as they keep saying so. */
 export interface Roster {
@@ -20,6 +21,11 @@ export interface Roster {
 export function createRoster(hub: string, onChange: () => void): Roster {
   const own = new Map<string, MemberRecord>()
   const peers = new Map<string, { members: readonly MemberRecord[]; said: string; heardAt: number }>()
+  const peerMembers = (): number => {
+    let count = 0
+    for (const { members } of peers.values()) count += members.length
+    return count
+  }
   return {
     hub,
     add(member) {
@@ -38,7 +44,7 @@ export function createRoster(hub: string, onChange: () => void): Roster {
         if (peers.delete(peer)) onChange()
         return
       }
-      if (before === undefined && peers.size >= MAX_HUBS) return
+      if (peerMembers() - (before?.members.length ?? 0) + members.length > MAX_PEER_MEMBERS) return
       peers.set(peer, { members, said, heardAt: performance.now() })
       if (before?.said !== said) onChange()
     },
@@ -49,7 +55,14 @@ export function createRoster(hub: string, onChange: () => void): Roster {
       if (changed) onChange()
     },
     own: () => [...own.values()],
-    all: () => [...own.values(), ...[...peers.values()].flatMap((peer) => peer.members)],
+    all() {
+      const found = new Map(own)
+      for (const { members } of peers.values()) {
+        // Once: a worker whose primary has died is still named by that hub until its lease ends.
+        for (const member of members) if (!found.has(member.id)) found.set(member.id, member)
+      }
+      return [...found.values()]
+    },
     clear() {
       own.clear()
       peers.clear()
