@@ -136,7 +136,9 @@ export function forkWorker(options: ForkOptions, events: WorkerEvents): WorkerHa
     process.stderr.write(chunk)
     tail = (tail + chunk.toString()).slice(-STDERR_TAIL_BYTES)
   })
-  const channel = child.stdio[4] as Socket | null | undefined
+  // None at all when the system had no file descriptors left for it; 'close' follows.
+  const stdio = child.stdio as readonly unknown[] | undefined
+  const channel = stdio?.[4] as Socket | null | undefined
   if (channel) options.onChannel(channel)
 
   const onExit = (code: number | null, signal: NodeJS.Signals | null): void => {

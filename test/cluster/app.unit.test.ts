@@ -1,15 +1,22 @@
 import http, { createServer, type RequestListener } from 'node:http'
 import { createServer as createHttp2Server, createSecureServer } from 'node:http2'
 import https from 'node:https'
+import { createRequire } from 'node:module'
 import net, { type AddressInfo } from 'node:net'
 import express from 'express'
 import Fastify from 'fastify'
 import { Hono } from 'hono'
-import Koa from 'koa'
 import { describe, expect, test } from 'vitest'
 import { checkApp, checkNotListening, type LoadedApp, loadApp } from '../../src/cluster/app.ts'
 import { track } from '../helpers/cleanup.ts'
 import { get } from '../helpers/http.ts'
+
+/** Koa 3 comes without types. */
+interface KoaApp {
+  use(middleware: (context: { body: unknown }) => void): KoaApp
+  callback(): RequestListener
+}
+const Koa = createRequire(import.meta.url)('koa') as new () => KoaApp
 
 const hello: RequestListener = (_req, res) => void res.end('hello')
 
@@ -27,7 +34,7 @@ function expressApp(): express.Express {
   return express().get('/', (_req, res) => void res.send('hello'))
 }
 
-function koaApp(): Koa {
+function koaApp(): KoaApp {
   return new Koa().use((ctx) => {
     ctx.body = 'hello'
   })

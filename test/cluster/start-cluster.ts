@@ -1,3 +1,4 @@
+import { writeFileSync } from 'node:fs'
 import { fileURLToPath, pathToFileURL } from 'node:url'
 import { freePort, type NodeProcess, runNode } from '../helpers/fork.ts'
 import { get, type Reply } from '../helpers/http.ts'
@@ -124,4 +125,19 @@ export async function spawnCluster(start: ClusterStart = {}): Promise<TestCluste
 
 function isStarted(primary: NodeProcess): boolean {
   return (primary.messages as { started?: unknown }[]).some(({ started }) => started)
+}
+
+/** Fresh connections that are in the hands of the app, by its own log: the cluster needs `env: { LOG: '1' }`. */
+export async function whenInFlight(cluster: TestCluster, path: string, count: number): Promise<void> {
+  const line = `stdout ${path}`
+  await cluster.primary.waitFor(() => cluster.primary.lines.filter((each) => each === line).length >= count)
+}
+
+/** An app module of the test's own, to be rewritten while workers run. `body` stands before the app. */
+export function writeApp(file: string, version: string, body = ''): void {
+  const app = JSON.stringify(pathToFileURL(fixture('app.mjs')).href)
+  writeFileSync(
+    file,
+    `process.env.VERSION = ${JSON.stringify(version)}\n${body}\nexport { default } from ${app}\n`,
+  )
 }

@@ -1,0 +1,203 @@
+import { join } from 'node:path'
+import { expect, test } from 'vitest'
+import { tempDir } from '../helpers/cleanup.ts'
+import { isAlive, until } from '../helpers/fork.ts'
+import { steadyLoad } from '../helpers/http.ts'
+import { isLong, long } from '../helpers/long.ts'
+import { fixture, startCluster, type TestCluster, writeApp } from './start-cluster.ts'
+
+const quick = { drain: { linger: '200ms' } }
+
+/** Keep-alive and fresh connections at once, until stopped. */
+function mixedLoad(cluster: TestCluster): { stop(): Promise<{ ok: number; failures: unknown[] }> } {
+  const url = `${cluster.url}/slow?ms=20`
+  const loads = [
+    steadyLoad({ url, clients: 4, keepAlive: true, timeout: 5_000 }),
+    steadyLoad({ url, clients: 4, timeout: 5_000 }),
+    steadyLoad({ url: `${cluster.url}/slow?ms=700`, clients: 2, keepAlive: true, timeout: 5_000 }),
+  ]
+  return {
+    async stop() {
+      const results = await Promise.all(loads.map((load) => load.stop()))
+      return {
+        ok: results.reduce((sum, { ok }) => sum + ok, 0),
+        failures: results.filter(({ failed }) => failed > 0).map(({ reasons }) => reasons),
+      }
+    },
+  }
+}
+
+test('under load every worker is replaced, again and again, without a failed request', async () => {
+  const workers = 4
+  const reloads = long(3, 25)
+  const cluster = await startCluster({ options: { workers, ...(isLong ? {} : quick) } })
+  const load = mixedLoad(cluster)
+  const seen = new Set(await cluster.pids())
+  for (let reload = 1; reload <= reloads; reload++) {
+    await cluster.tell('reload')
+    const { generation, draining, workers: slots } = await cluster.status()
+    expect([generation, draining]).toEqual([reload + 1, 0])
+    for (const { pid } of slots) seen.add(pid)
+  }
+  const { ok, failures } = await load.stop()
+  expect(failures).toEqual([])
+  expect(ok).toBeGreaterThan(reloads * 20)
+  expect(seen.size).toBe(workers * (reloads + 1))
+  const exits = cluster.events('worker-exited').map(({ exit }) => exit)
+  expect(exits).toEqual(Array(workers * reloads).fill({ code: 0, signal: null, forced: false }))
+  expect((await cluster.status()).workers.map(({ restarts }) => restarts)).toEqual([0, 0, 0, 0])
+  expect(cluster.primary.stderr()).toBe('')
+}, 600_000)
+
+const brokenVersions: [string, string, RegExp][] = [
+  [
+    'throws at import',
+    "throw new Error('no such table')",
+    /^reload failed, the old workers stay: worker 0 \(pid \d+\) exited with code 1 before it was ready: Error: no such table\n.*app\.mjs/s,
+  ],
+  [
+    'dies of an error of its own',
+    "setImmediate(() => { throw new Error('late') }); await new Promise(() => {})",
+    /exited with code 1 before it was ready: .*Error: late/s,
+  ],
+  ['exits 0', 'process.exit(0)', /exited with code 0 before it was ready$/],
+  [
+    'says why and exits',
+    "console.error('license expired'); process.exit(3)",
+    /exited with code 3 before it was ready: license expired$/,
+  ],
+  ['never listens', 'await new Promise(() => {})', /was not ready within 4000 ms \(readyTimeout\)/],
+]
+
+test('of a version that does not come up one worker is started; the old ones stay, and a later good one is taken', async () => {
+  const app = join(tempDir(), 'app.mjs')
+  writeApp(app, 'good')
+  const cluster = await startCluster({ app, options: { readyTimeout: '4s', ...quick } })
+  const before = await cluster.pids()
+  const load = mixedLoad(cluster)
+  for (const [name, body, message] of brokenVersions) {
+    const exits = cluster.events('worker-exited').length
+    const words = cluster.primary.stderr().length
+    writeApp(app, name, body)
+    const error = await cluster.tell('reload').catch((reason: unknown) => reason)
+    expect(error, name).toMatchObject({ code: 'ERR_AS_ONE_RELOAD' })
+    expect((error as Error).message).toMatch(message)
+    expect(await cluster.pids(), name).toEqual(before)
+    expect((await cluster.who()).version).toBe('good')
+    expect(cluster.primary.stderr().slice(words)).toMatch(/^as-one: reload failed, the old workers stay: /m)
+    expect(cluster.events('worker-exited')).toHaveLength(exits + 1) // the canary, and no other
+  }
+  expect(cluster.primary.stderr()).not.toContain('next attempt')
+
+  writeApp(app, 'better')
+  await cluster.tell('reload')
+  const { failures } = await load.stop()
+  expect(failures).toEqual([])
+  for (const pid of await cluster.pids()) expect(before).not.toContain(pid)
+  expect((await cluster.who()).version).toBe('better')
+})
+
+test('reloads asked for during a reload are one more, after it', async () => {
+  const app = join(tempDir(), 'app.mjs')
+  writeApp(app, '1')
+  const cluster = await startCluster({ app, options: quick })
+  writeApp(app, '2')
+  const first = cluster.tell('reload')
+  const others = [cluster.tell('reload'), cluster.tell('reload')]
+  await first
+  await Promise.all(others)
+  expect(await cluster.status()).toMatchObject({
+    generation: 3,
+    draining: 0,
+    workers: [{ generation: 3 }, { generation: 3 }],
+  })
+  expect((await cluster.who()).version).toBe('2')
+})
+
+test('a reload that fails does not take the one that waits for it along', async () => {
+  const app = join(tempDir(), 'app.mjs')
+  writeApp(app, '1')
+  const cluster = await startCluster({ app, options: quick })
+  // Broken for whoever loads it first, as a deploy that is finished meanwhile.
+  writeApp(
+    app,
+    '2',
+    `import { existsSync, writeFileSync } from 'node:fs'
+    const loaded = import.meta.filename + '.loaded'
+    if (!existsSync(loaded)) {
+      writeFileSync(loaded, '')
+      throw new Error('half written')
+    }`,
+  )
+  const failing = cluster.tell('reload').catch((reason: unknown) => reason)
+  await cluster.tell('reload')
+  expect(await failing).toMatchObject({ code: 'ERR_AS_ONE_RELOAD' })
+  expect(await cluster.status()).toMatchObject({
+    generation: 3,
+    workers: [{ generation: 3 }, { generation: 3 }],
+  })
+  expect((await cluster.who()).version).toBe('2')
+})
+
+test('scaling during a reload: all slots end up with the new version', async () => {
+  const cluster = await startCluster({ options: quick })
+  const before = await cluster.pids()
+  const up = cluster.tell('reload')
+  await cluster.tell('scale', 4)
+  await up
+  await until(
+    async () => (await cluster.status()).workers.filter(({ state }) => state === 'ready').length === 4,
+    {
+      what: 'four workers',
+    },
+  )
+  expect((await cluster.status()).workers.map(({ generation }) => generation)).toEqual([2, 2, 2, 2])
+
+  const down = cluster.tell('reload')
+  await cluster.tell('scale', 1)
+  await down
+  const { generation, workers, draining } = await cluster.status()
+  expect([generation, workers.length, workers[0]?.generation, draining]).toEqual([3, 1, 3, 0])
+  expect(before).not.toContain(workers[0]?.pid)
+})
+
+test('a worker that crashes during a reload does not hold it up', async () => {
+  const cluster = await startCluster({ options: { ...quick, workers: 3, backoff: { stopExitCodes: [78] } } })
+  const reloading = cluster.tell('reload')
+  await cluster.get('/exit?code=78').catch(() => {}) // even by a code after which it would be parked
+  await reloading
+  expect((await cluster.status()).workers.map(({ generation, state }) => [generation, state])).toEqual(
+    Array(3).fill([2, 'ready']),
+  )
+})
+
+test('SIGHUP reloads; one that fails is a line on stderr, and the primary goes on', async () => {
+  const app = join(tempDir(), 'app.mjs')
+  writeApp(app, '1')
+  const cluster = await startCluster({ app, options: quick })
+  writeApp(app, '2')
+  cluster.primary.kill('SIGHUP')
+  await until(async () => (await cluster.who()).version === '2', { what: 'version 2' })
+  await until(
+    async () => {
+      const { draining, workers } = await cluster.status()
+      return draining === 0 && workers.every(({ generation }) => generation === 2)
+    },
+    { what: 'the end of the first reload' },
+  )
+  writeApp(app, '3', "throw new Error('broken')")
+  cluster.primary.kill('SIGHUP')
+  await cluster.primary.waitFor(/^as-one: reload failed, the old workers stay: .*Error: broken/m)
+  expect((await cluster.who()).version).toBe('2')
+  expect(isAlive(cluster.primary.pid)).toBe(true)
+})
+
+test('a stop during a reload ends both', async () => {
+  const cluster = await startCluster({ app: fixture('app.mjs'), options: quick })
+  const reloading = cluster.tell('reload')
+  const failed = expect(reloading).rejects.toMatchObject({ code: 'ERR_AS_ONE_CLOSED' })
+  await cluster.tell('stop')
+  await failed
+  expect(await cluster.primary.exit).toEqual({ code: 0, signal: null })
+  expect(cluster.primary.tree()).toEqual([])
+})

@@ -1,0 +1,143 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import { describe, expect, test } from 'vitest'
+import { descendants, type NodeProcess, until } from '../helpers/fork.ts'
+import { get, keepAliveAgent } from '../helpers/http.ts'
+import { isFree } from '../helpers/ports.ts'
+import { fileRng } from '../helpers/random.ts'
+import { fixture, spawnCluster, startCluster, type TestCluster, whenInFlight } from './start-cluster.ts'
+
+/** Four slow requests, on fresh and kept-alive connections, all in the hands of the app. */
+async function slowRequests(cluster: TestCluster, ms: number): Promise<Promise<number>[]> {
+  const path = `/slow?ms=${ms}`
+  const agent = keepAliveAgent()
+  await get(`${cluster.url}/`, { agent })
+  const replies = [undefined, undefined, agent, agent].map(
+    async (each) => (await get(`${cluster.url}${path}`, each && { agent: each })).status,
+  )
+  for (const reply of replies) reply.catch(() => {}) // some tests cut them
+  await whenInFlight(cluster, path, 4)
+  return replies
+}
+
+async function leftNothing({ primary, port }: TestCluster): Promise<void> {
+  expect(primary.tree()).toEqual([])
+  expect(await isFree(port)).toBe(true)
+}
+
+describe('requests in flight finish', () => {
+  test.each<[string, (primary: NodeProcess) => void]>([
+    ['SIGTERM', (primary) => primary.kill('SIGTERM')],
+    ['SIGTERM to every process of a service', (primary) => primary.killGroup('SIGTERM')],
+    ['Ctrl-C in a terminal', (primary) => primary.killGroup('SIGINT')],
+    [
+      'Ctrl-C that npm passes on once more',
+      (primary) => {
+        primary.killGroup('SIGINT')
+        setTimeout(() => primary.kill('SIGINT'), 50)
+      },
+    ],
+  ])('%s', async (_name, stop) => {
+    const cluster = await startCluster({ env: { LOG: '1' } })
+    const replies = await slowRequests(cluster, 1_500)
+    stop(cluster.primary)
+    expect(await Promise.all(replies)).toEqual([200, 200, 200, 200])
+    expect(await cluster.primary.exit).toEqual({ code: 0, signal: null })
+    await leftNothing(cluster)
+    expect(cluster.primary.stderr()).not.toContain('as-one:')
+  })
+
+  test('stop() of the handle, after which the process ends by itself', async () => {
+    const cluster = await startCluster({ env: { LOG: '1' } })
+    const replies = await slowRequests(cluster, 1_000)
+    await cluster.tell('stop')
+    expect(await Promise.all(replies)).toEqual([200, 200, 200, 200])
+    expect(await cluster.primary.exit).toEqual({ code: 0, signal: null })
+    await leftNothing(cluster)
+  })
+})
+
+test.each([
+  ['SIGTERM', 143],
+  ['SIGINT', 130],
+] as const)('a second %s ends it at once, with exit code %i', async (signal, code) => {
+  const cluster = await startCluster({ env: { LOG: '1' } })
+  const replies = await slowRequests(cluster, 30_000)
+  cluster.primary.kill(signal)
+  await sleep(400) // further apart than one Ctrl-C that arrives twice
+  const startedAt = performance.now()
+  cluster.primary.kill(signal)
+  expect(await cluster.primary.exit).toEqual({ code, signal: null })
+  expect(performance.now() - startedAt).toBeLessThan(2_500)
+  expect((await Promise.allSettled(replies)).map(({ status }) => status)).toEqual(Array(4).fill('rejected'))
+  await leftNothing(cluster)
+})
+
+test('what does not finish within stopTimeout is cut, and the stop is still a clean one', async () => {
+  const cluster = await startCluster({
+    env: { LOG: '1' },
+    options: { drain: { linger: '100ms', stopTimeout: '1s' } },
+  })
+  const replies = await slowRequests(cluster, 30_000)
+  const startedAt = performance.now()
+  cluster.primary.kill('SIGTERM')
+  expect(await cluster.primary.exit).toEqual({ code: 0, signal: null })
+  expect(performance.now() - startedAt).toBeLessThan(2_500)
+  expect((await Promise.allSettled(replies)).map(({ status }) => status)).toEqual(Array(4).fill('rejected'))
+  await leftNothing(cluster)
+})
+
+test('a worker that hangs is killed after stopTimeout, and that is told', async () => {
+  const cluster = await startCluster({ options: { drain: { linger: '100ms', stopTimeout: '500ms' } } })
+  const hung = cluster.get('/hang').catch(() => {})
+  await cluster.primary.waitFor(/hanging/)
+  cluster.primary.kill('SIGTERM')
+  expect(await cluster.primary.exit).toEqual({ code: 0, signal: null })
+  expect(cluster.primary.stderr()).toMatch(
+    /^as-one: worker \d \(pid \d+\) did not stop in time and was killed$/m,
+  )
+  await hung
+  await leftNothing(cluster)
+})
+
+describe('a stop before the start is over', () => {
+  test('while workers load', async () => {
+    const cluster = await spawnCluster({ script: fixture('mistake.mjs'), env: { CASE: 'never listens' } })
+    await until(() => descendants(cluster.primary.pid).length >= 2, { what: 'two workers' })
+    cluster.primary.kill('SIGTERM')
+    expect(await cluster.primary.exit).toEqual({ code: 0, signal: null })
+    await leftNothing(cluster)
+    expect(cluster.primary.stderr()).toBe('')
+  })
+
+  test('while some serve already: what those have begun is finished', async () => {
+    const cluster = await spawnCluster({
+      script: fixture('half-started.mjs'),
+      env: { LOG: '1' },
+    })
+    await until(() => cluster.who(), { what: 'the first worker to serve' })
+    const slow = cluster.get('/slow?ms=1500')
+    await whenInFlight(cluster, '/slow?ms=1500', 1)
+    cluster.primary.kill('SIGTERM')
+    expect((await slow).status).toBe(200)
+    expect(await cluster.primary.exit).toEqual({ code: 0, signal: null })
+    await leftNothing(cluster)
+  })
+
+  test('at any moment of the start of a managed Redis', async () => {
+    const rng = fileRng()
+    const moments = Array.from({ length: 6 }, () => rng.int(100, 1_500))
+    await Promise.all(
+      moments.map(async (ms, turn) => {
+        await sleep(turn * 150)
+        const cluster = await spawnCluster({ redisUrl: null })
+        await sleep(ms)
+        cluster.primary.kill('SIGTERM')
+        const { code, signal } = await cluster.primary.exit
+        // Before runCluster was even called there is nobody to catch it.
+        expect(code === 0 || signal === 'SIGTERM', `after ${ms} ms: ${code} ${signal}`).toBe(true)
+        await until(() => cluster.primary.tree().length === 0, { what: `nobody to be left after ${ms} ms` })
+        expect(cluster.primary.stderr()).toBe('')
+      }),
+    )
+  })
+})
