@@ -135,11 +135,14 @@ export class FrameReader {
   /** Chunks of a frame that has not arrived whole; joined once it has, since joining at every chunk is quadratic. */
   #parts: Buffer[] = []
   #partBytes = 0
-  #wanted = 0
+  #wanted = 0; // without the semicolon the * of the generator would multiply it
 
-  /** @throws BadFrame when a frame is too long, too short or of another version */
-  read(chunk: Buffer): readonly Buffer[] {
-    const frames: Buffer[] = []
+  /**
+   * One by one, so that those before a bad one still count.
+   *
+   * @throws BadFrame when a frame is too long, too short or of another version
+   */
+  *read(chunk: Buffer): Generator<Buffer, void, undefined> {
     let data = this.#join(chunk)
     while (data !== undefined) {
       if (data.length < 4) break
@@ -153,11 +156,10 @@ export class FrameReader {
       }
       const frame = data.subarray(0, length)
       checkFrame(frame)
-      frames.push(frame)
+      yield frame
       data = data.length === length ? undefined : data.subarray(length)
     }
     if (data !== undefined) this.#keep(data)
-    return frames
   }
 
   #join(chunk: Buffer): Buffer | undefined {

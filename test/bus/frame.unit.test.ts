@@ -88,8 +88,8 @@ test('… byte by byte, and in one piece', () => {
     fc.property(stream, (frames) => {
       const bytes = Buffer.concat(frames)
       const reader = new FrameReader()
-      expect(Array.from(bytes, (byte) => reader.read(Buffer.of(byte))).flat()).toEqual(frames)
-      expect(new FrameReader().read(bytes)).toEqual(frames)
+      expect(Array.from(bytes, (byte) => [...reader.read(Buffer.of(byte))]).flat()).toEqual(frames)
+      expect([...new FrameReader().read(bytes)]).toEqual(frames)
       expect(framesOf(bytes)).toEqual(frames)
     }),
     fcParams({ numRuns: 30 }),
@@ -101,7 +101,8 @@ test('a long frame in many chunks is not joined again and again', () => {
   const reader = new FrameReader()
   const startedAt = performance.now()
   let found = 0
-  for (let at = 0; at < frame.length; at += 1_000) found += reader.read(frame.subarray(at, at + 1_000)).length
+  for (let at = 0; at < frame.length; at += 1_000)
+    found += [...reader.read(frame.subarray(at, at + 1_000))].length
   expect(found).toBe(1)
   expect(performance.now() - startedAt).toBeLessThan(2_000) // quadratic would be 15 GB copied per million chunks
 })
@@ -125,14 +126,23 @@ const bad: [string, Buffer, RegExp][] = [
 ]
 
 test.each(bad)('%s is refused by the reader', (_what, frame, reason) => {
-  expect(() => new FrameReader().read(frame)).toThrow(BadFrame)
-  expect(() => new FrameReader().read(frame)).toThrow(reason)
+  expect(() => [...new FrameReader().read(frame)]).toThrow(BadFrame)
+  expect(() => [...new FrameReader().read(frame)]).toThrow(reason)
+})
+
+test('frames before a bad one still count', () => {
+  const found: Buffer[] = []
+  expect(() => {
+    for (const frame of new FrameReader().read(Buffer.concat([good, good, Buffer.alloc(8)])))
+      found.push(frame)
+  }).toThrow(BadFrame)
+  expect(found).toEqual([good, good])
 })
 
 test('an announced length over the limit is refused before the bytes are there', () => {
   const head = Buffer.alloc(4)
   head.writeUInt32LE(MAX_FRAME_BYTES, 0)
-  expect(() => new FrameReader().read(head)).toThrow(/over the limit/)
+  expect(() => [...new FrameReader().read(head)]).toThrow(/over the limit/)
 })
 
 test('a Redis message is frames behind each other, or nothing', () => {

@@ -1,0 +1,59 @@
+import { once } from 'node:events'
+import { connect, createServer, type Socket } from 'node:net'
+import { join } from 'node:path'
+import { onTestFinished } from 'vitest'
+import type { AnnouncedChannel, Announcement } from '../../src/bus/channel.ts'
+import { encodeMessages, FrameReader } from '../../src/bus/frame.ts'
+import { tempDir } from '../helpers/cleanup.ts'
+
+export const announcement: Announcement = {
+  nonce: 'f00d'.repeat(8),
+  index: 3,
+  name: 'app',
+  namespace: 'ns',
+  redis: undefined,
+  redisId: 'redis-id',
+}
+
+/** Both ends of a connection like the one between a worker and its primary. */
+export async function socketPair(): Promise<{ worker: Socket; primary: Socket }> {
+  const path = join(tempDir(), 'channel.sock')
+  const server = createServer().listen(path)
+  await once(server, 'listening')
+  const worker = connect(path)
+  const [primary] = (await once(server, 'connection')) as [Socket]
+  await (worker.connecting ? once(worker, 'connect') : undefined)
+  server.close()
+  for (const socket of [worker, primary]) socket.on('error', () => {})
+  onTestFinished(() => {
+    worker.destroy()
+    primary.destroy()
+  })
+  return { worker, primary }
+}
+
+/** Every frame that arrives from now on. */
+export function framesFrom(socket: Socket): Buffer[] {
+  const frames: Buffer[] = []
+  const reader = new FrameReader()
+  socket.on('data', (chunk: Buffer) =>
+    frames.push(...Array.from(reader.read(chunk), (frame) => Buffer.from(frame))),
+  )
+  return frames
+}
+
+export function messages(...payloads: unknown[]): Buffer {
+  const body = JSON.stringify(payloads.flatMap((payload) => ['news', 0, payload]))
+  const publisher = Buffer.from('0123456789abcdef', 'hex')
+  return encodeMessages(body, { receipt: 0, count: payloads.length, publisher, firstSequence: 1, sentAt: 0 })
+}
+
+/** As the agent does in a worker: the next bus with this namespace and Redis takes the channel. */
+export function announce(announced: Announcement, socket: Socket): void {
+  const slot = globalThis as unknown as Record<symbol, AnnouncedChannel | undefined>
+  const key = Symbol.for('as-one.channel.1')
+  slot[key] = { announcement: announced, socket }
+  onTestFinished(() => {
+    slot[key] = undefined
+  })
+}
