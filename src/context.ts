@@ -13,6 +13,8 @@ import type { RedisOption } from './redis/target.ts'
 export interface SharedContext {
   /** The command connection, opened by its first `ready()`. */
   readonly redis: RedisConnection
+  /** A further connection for a library that changes the client it is given: one per name, opened by its first `ready()`. */
+  connect(name: string): RedisConnection
   readonly bus: Bus
   /** Ask for keys when they are used, not when the room is made: `runCluster` may yet set the namespace. */
   readonly keys: Keys
@@ -91,13 +93,20 @@ export function defaultContext(): SharedContext {
 function contextOf(keys: Keys, source: RedisSource): SharedContext {
   const closing = createClosing()
   const redis = createRedisConnection(source, 'as-one:state')
+  const further = new Map<string, RedisConnection>()
   const bus = createBus({ keys, source })
   closing.add(() => source.close())
   closing.add(() => redis.close())
   closing.add(() => bus.close())
   const forget = processClosing.add(() => closing.close())
   closing.add(forget)
-  return { redis, bus, keys, closing, inert: () => processRole() === 'primary' }
+  const connect = (name: string): RedisConnection => {
+    const connection = further.get(name) ?? createRedisConnection(source, `as-one:${name}`)
+    if (!further.has(name)) closing.add(() => connection.close())
+    further.set(name, connection)
+    return connection
+  }
+  return { redis, connect, bus, keys, closing, inert: () => processRole() === 'primary' }
 }
 
 /** Made here, because nobody called `runCluster`. */

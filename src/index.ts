@@ -15,6 +15,15 @@ export type { SharedOptions } from './context.ts'
 export type { ByteSize, Duration } from './core/duration.ts'
 export { SharedStateError, type SharedStateErrorCode } from './core/errors.ts'
 export * from './default-bus.ts'
+export {
+  type RateLimitDecision,
+  type RateLimiter,
+  type RateLimiterOptions,
+  type RateLimitMiddleware,
+  type RateLimitOptions,
+  rateLimit,
+  rateLimiter,
+} from './rate-limit/index.ts'
 export type { RedisOption } from './redis/target.ts'
 export {
   type SessionCookieOptions,

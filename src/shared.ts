@@ -1,10 +1,23 @@
+import type { IncomingMessage } from 'node:http'
 import type { Bus } from './bus/index.ts'
 import { createContext, defaultContext, type SharedContext, type SharedOptions } from './context.ts'
+import {
+  createRateLimit,
+  createRateLimiter,
+  type RateLimiter,
+  type RateLimiterOptions,
+  type RateLimitMiddleware,
+  type RateLimitOptions,
+} from './rate-limit/index.ts'
 import { createSession, type SessionMiddleware, type SessionOptions } from './session/index.ts'
 
 /** All rooms on one Redis and one namespace. */
 export interface Shared {
   session(options: SessionOptions): SessionMiddleware
+  rateLimit<Req extends IncomingMessage = IncomingMessage>(
+    options: RateLimitOptions<Req>,
+  ): RateLimitMiddleware<Req>
+  rateLimiter(options: RateLimiterOptions): RateLimiter
   readonly bus: Bus
   /** Sends what is queued, then closes every connection this instance has opened. Idempotent. */
   close(): Promise<void>
@@ -32,6 +45,8 @@ function sharedOf(ctx: SharedContext): Shared {
   const close = (): Promise<void> => ctx.closing.close()
   return {
     session: (options) => createSession(ctx, options),
+    rateLimit: (options) => createRateLimit(ctx, options),
+    rateLimiter: (options) => createRateLimiter(ctx, options),
     bus: ctx.bus,
     close,
     [Symbol.asyncDispose]: close,

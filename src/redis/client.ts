@@ -119,7 +119,9 @@ export function createRedisConnection(source: RedisSource, connectionName: strin
   }
 
   return {
-    label: source.label,
+    get label() {
+      return source.label // not before it is asked for: the source may learn only then where it leads
+    },
     get now() {
       return up ? client : undefined
     },

@@ -1,5 +1,6 @@
 import { messageOf, SharedStateError } from '../core/errors.ts'
 import type { RedisClient, RedisConnection } from '../redis/client.ts'
+import { Deadlines } from '../redis/deadlines.ts'
 
 /** An error for which the response should be a 503: Express' own error handler reads `status`. */
 export interface UnavailableError extends SharedStateError {
@@ -14,13 +15,12 @@ export interface UnavailableError extends SharedStateError {
 export class SessionRedis {
   readonly #connection: RedisConnection
   readonly #timeoutMs: number
-  /** In order of their deadlines, because all wait equally long; so one timer is enough for all requests. */
-  readonly #waiting = new Set<Waiting>()
-  #timer: NodeJS.Timeout | undefined
+  readonly #deadlines: Deadlines
 
   constructor(connection: RedisConnection, timeoutMs: number) {
     this.#connection = connection
     this.#timeoutMs = timeoutMs
+    this.#deadlines = new Deadlines(timeoutMs)
   }
 
   /** Runs `command`; `callback` runs outside any promise, so that what it throws is an uncaught exception. */
@@ -46,48 +46,16 @@ export class SessionRedis {
   }
 
   close(): void {
-    clearTimeout(this.#timer)
-    this.#timer = undefined
+    this.#deadlines.close()
   }
 
   #inTime<T>(command: (client: RedisClient) => Promise<T>): Promise<T> {
-    const client = this.#connection.now
-    // Its own promise per call, so that a late answer reaches the caller in the caller's async context.
-    return new Promise<T>((resolve, reject) => {
-      const waiting: Waiting = { until: performance.now() + this.#timeoutMs, giveUp: reject }
-      this.#waiting.add(waiting)
-      this.#timer ??= this.#wakeIn(this.#timeoutMs)
-      // The connection's own error says why, so its deadline comes a little before ours.
-      const soon = Math.max(1, this.#timeoutMs - 20)
-      const answer = client ? command(client) : this.#connection.ready({ timeoutMs: soon }).then(command)
-      answer.then(
-        (reply) => {
-          this.#waiting.delete(waiting)
-          resolve(reply)
-        },
-        (error: unknown) => {
-          this.#waiting.delete(waiting)
-          reject(error)
-        },
-      )
+    // The connection's own error says why, so its deadline comes a little before ours.
+    const soon = Math.max(1, this.#timeoutMs - 20)
+    return this.#deadlines.within(() => {
+      const client = this.#connection.now
+      return client ? command(client) : this.#connection.ready({ timeoutMs: soon }).then(command)
     })
-  }
-
-  #wakeIn(ms: number): NodeJS.Timeout {
-    return setTimeout(() => this.#giveUpLate(), ms).unref()
-  }
-
-  #giveUpLate(): void {
-    const now = performance.now()
-    this.#timer = undefined
-    for (const waiting of this.#waiting) {
-      if (waiting.until > now) {
-        this.#timer = this.#wakeIn(waiting.until - now)
-        return
-      }
-      this.#waiting.delete(waiting)
-      waiting.giveUp(new Error(`no answer within ${this.#timeoutMs} ms`))
-    }
   }
 
   /** WRONGTYPE is about the data; whatever else Redis or the connection says, the session cannot be had now. */
@@ -107,9 +75,4 @@ export class SessionRedis {
     )
     return Object.assign(unavailable, { status: 503 })
   }
-}
-
-interface Waiting {
-  readonly until: number
-  giveUp(error: Error): void
 }

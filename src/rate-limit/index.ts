@@ -1,0 +1,6 @@
+export { ipKey } from './client-key.ts'
+export type { HeaderDialect } from './headers.ts'
+export { createRateLimiter, type RateLimiter, rateLimiter } from './limiter.ts'
+export type { OnUnavailable, RateLimiterOptions, RateLimitOptions } from './options.ts'
+export type { RateLimitAlgorithm, RateLimitDecision, RateLimitPolicy } from './policy.ts'
+export { createRateLimit, type RateLimitMiddleware, rateLimit } from './rate-limit.ts'

@@ -1,0 +1,65 @@
+import { once } from 'node:events'
+import { connect, createServer, type Socket } from 'node:net'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { expect, test, vi } from 'vitest'
+import { DeadlineError, Deadlines } from '../../src/redis/deadlines.ts'
+
+const after = <T>(ms: number, value: T): (() => Promise<T>) => {
+  return () => sleep(ms, value)
+}
+
+test('answers in time pass, late ones are given up, in whatever order they come', async () => {
+  const deadlines = new Deadlines(100)
+  const waits = [900, 5, 1_200, 20, 0].map((ms) => deadlines.within(after(ms, ms)))
+  const outcomes = await Promise.allSettled(waits)
+  expect(
+    outcomes.map((outcome) => (outcome.status === 'fulfilled' ? outcome.value : outcome.reason)),
+  ).toEqual([expect.any(DeadlineError), 5, expect.any(DeadlineError), 20, 0])
+})
+
+test('one that begins later has its whole time', async () => {
+  const deadlines = new Deadlines(50)
+  const first = deadlines.within(() => new Promise(() => {})).catch(() => performance.now())
+  await sleep(30)
+  const startedAt = performance.now()
+  await expect(deadlines.within(() => new Promise(() => {}))).rejects.toThrow('no answer within 50 ms')
+  expect(performance.now() - startedAt).toBeGreaterThanOrEqual(49)
+  expect(await first).toBeLessThan(performance.now())
+})
+
+test('errors pass as they are, thrown or rejected; a late rejection is observed', async () => {
+  const deadlines = new Deadlines(20)
+  const unhandled = vi.fn()
+  process.once('unhandledRejection', unhandled)
+  const thrown = (): never => {
+    throw new Error('at once')
+  }
+  await expect(deadlines.within(thrown)).rejects.toThrow('at once')
+  await expect(deadlines.within(() => Promise.reject(new Error('soon')))).rejects.toThrow('soon')
+  const late = sleep(500).then(() => Promise.reject(new Error('late')))
+  await expect(deadlines.within(() => late)).rejects.toThrow(DeadlineError)
+  await late.catch(() => sleep(10))
+  expect(unhandled).not.toHaveBeenCalled()
+  process.off('unhandledRejection', unhandled)
+})
+
+test('an answer that had come while the event loop stood still counts', async () => {
+  const server = createServer().listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  const socket = connect((server.address() as { port: number }).port, '127.0.0.1')
+  const [[peer]] = (await Promise.all([once(server, 'connection'), once(socket, 'connect')])) as [
+    [Socket],
+    unknown,
+  ]
+  const deadlines = new Deadlines(100)
+  for (let round = 0; round < 3; round++) {
+    const answer = deadlines.within(() => once(socket, 'data'))
+    await sleep(round) // at different points of the wait
+    peer.write('pong')
+    const end = performance.now() + 250
+    while (performance.now() < end);
+    expect(String(await answer)).toBe('pong')
+  }
+  socket.destroy()
+  server.close()
+})

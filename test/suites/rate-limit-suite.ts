@@ -1,0 +1,189 @@
+import { beforeAll, describe, expect, test } from 'vitest'
+import type { SharedContext } from '../../src/context.ts'
+import { createRateLimiter, type RateLimitAlgorithm, type RateLimiter } from '../../src/rate-limit/index.ts'
+import { ttls, worker } from '../rate-limit/app.ts'
+
+/** On a busy machine Redis does not always answer in time; what is tested here is what it answers. */
+class Hiccup extends Error {}
+
+/** A limiter without a word of its own: no decision but Redis'. */
+function onlyRedis(limiter: RateLimiter): RateLimiter {
+  const insist = async (deciding: ReturnType<RateLimiter['consume']>): ReturnType<RateLimiter['consume']> => {
+    const decision = await deciding
+    if (decision.source !== 'redis') throw new Hiccup('Redis did not answer in time')
+    return decision
+  }
+  return {
+    ...limiter,
+    consume: (key, options) => insist(limiter.consume(key, options)),
+    peek: (key, options) => insist(limiter.peek(key, options)),
+  }
+}
+
+/** A test that starts over after a hiccup, with limiters of another name. */
+function steadily(name: string, attempt: () => Promise<void>): void {
+  test(name, async () => {
+    for (let left = 10; ; left--) {
+      try {
+        return await attempt()
+      } catch (error) {
+        if (!(error instanceof Hiccup) || left === 0) throw error
+        await new Promise((resolve) => setTimeout(resolve, 300))
+      }
+    }
+  })
+}
+
+/** What every algorithm keeps to, seen from two processes' worth of connections, on whatever Redis `open` gives. */
+export function rateLimitSuite(
+  where: string,
+  algorithm: RateLimitAlgorithm,
+  open: () => Promise<{ url: string; namespace(): string }>,
+): void {
+  describe(`${algorithm} on ${where}`, () => {
+    let one: SharedContext
+    let two: SharedContext
+    let names = 0
+
+    beforeAll(async () => {
+      const { url, namespace } = await open()
+      const shared = namespace()
+      one = worker(url, shared)
+      two = worker(url, shared)
+      await Promise.all([one.redis.ready(), two.redis.ready()])
+    })
+
+    /** The same limiter in two processes. */
+    const limiters = (limit: number, per: number | `${number}${'s' | 'm' | 'h'}`) => {
+      const options = { name: `n${names++}`, limit, per, algorithm }
+      return [onlyRedis(createRateLimiter(one, options)), onlyRedis(createRateLimiter(two, options))] as const
+    }
+
+    steadily('200 at once over two connections: exactly the limit is admitted', async () => {
+      const [a, b] = limiters(50, '1h')
+      const decisions = await Promise.all(
+        Array.from({ length: 200 }, (_, index) => (index % 2 ? a : b).consume('client')),
+      )
+      const admitted = decisions.filter(({ allowed }) => allowed)
+      expect(admitted).toHaveLength(50)
+      expect(new Set(admitted.map(({ remaining }) => remaining)).size).toBe(50)
+      for (const { allowed, remaining, retryAfterMs, resetMs } of decisions) {
+        expect(resetMs).toBeGreaterThan(0)
+        expect(resetMs).toBeLessThanOrEqual(3_600_000 * 1.1)
+        expect(allowed ? retryAfterMs === 0 : retryAfterMs > 0 && remaining === 0).toBe(true)
+      }
+    })
+
+    steadily('keys do not touch each other', async () => {
+      const [a] = limiters(1, '1h')
+      const keys: (string | number)[] = [
+        'a',
+        'b',
+        '{a}',
+        'a}',
+        '}a{',
+        '%7D',
+        '',
+        ' ',
+        'a\nb',
+        'a\r\nb',
+        'é',
+        '€',
+        '\0',
+        7,
+        '#',
+        '#a',
+      ]
+      for (const size of [100, 101, 65_536]) keys.push('x'.repeat(size), `${'x'.repeat(size - 1)}y`)
+      for (const key of keys.filter((each) => each !== '')) {
+        expect((await a.consume(key)).allowed, String(key).slice(0, 20)).toBe(true)
+        expect((await a.consume(key)).allowed, String(key).slice(0, 20)).toBe(false)
+      }
+      expect((await a.consume('7')).allowed).toBe(false) // a number is its decimal
+      for (const key of (await ttls(one)).keys()) expect(key.length).toBeLessThan(250)
+    })
+
+    steadily('a refused cost is not charged', async () => {
+      const [a, b] = limiters(10, '1h')
+      expect(await a.consume('k', { cost: 8 })).toMatchObject({ allowed: true, remaining: 2 })
+      expect(await b.consume('k', { cost: 5 })).toMatchObject({ allowed: false, remaining: 2 })
+      expect(await a.consume('k', { cost: 3 })).toMatchObject({ allowed: false, remaining: 2 })
+      expect(await b.consume('k', { cost: 2 })).toMatchObject({ allowed: true, remaining: 0 })
+      expect(await b.consume('k')).toMatchObject({ allowed: false, remaining: 0 })
+    })
+
+    steadily('peek tells what consume would say and takes nothing', async () => {
+      const [a, b] = limiters(3, '1h')
+      expect(await a.peek('k')).toMatchObject({ allowed: true, remaining: 3, resetMs: 0, retryAfterMs: 0 })
+      await a.consume('k', { cost: 2 })
+      for (let look = 0; look < 3; look++) {
+        expect(await b.peek('k')).toMatchObject({ allowed: true, remaining: 1, source: 'redis' })
+        expect(await b.peek('k', { cost: 2 })).toMatchObject({ allowed: false, remaining: 1 })
+      }
+      const { resetMs } = await b.peek('k')
+      expect(resetMs).toBeGreaterThan(3_500_000)
+    })
+
+    steadily('reset gives the whole limit back, to all', async () => {
+      const [a, b] = limiters(1, '1h')
+      await a.consume('k')
+      expect((await b.consume('k')).allowed).toBe(false)
+      await a.reset('k')
+      expect((await b.consume('k')).allowed).toBe(true)
+      await a.reset('never seen')
+    })
+
+    steadily('after the wait it names a request is admitted, not before', async () => {
+      const [a] = limiters(2, 400)
+      await a.consume('k', { cost: 2 })
+      const { allowed, retryAfterMs } = await a.consume('k')
+      expect(allowed).toBe(false)
+      const until = performance.now() + retryAfterMs
+      let early = 0
+      while (performance.now() < until - 40) {
+        if ((await a.consume('k')).allowed) early += 1
+        await new Promise((resolve) => setTimeout(resolve, 5))
+      }
+      await new Promise((resolve) => setTimeout(resolve, until - performance.now() + 2))
+      expect(early).toBe(0)
+      expect((await a.consume('k')).allowed).toBe(true)
+    })
+
+    steadily('windows shorter than a second', async () => {
+      const [a] = limiters(1, 30)
+      for (let round = 0; round < 3; round++) {
+        expect((await a.consume('k')).allowed).toBe(true)
+        await new Promise((resolve) => setTimeout(resolve, 40))
+      }
+    })
+
+    test.each([0, -1, 0.5, 6, Number.NaN, '1', null])(
+      'cost %s is a typed error and charges nothing',
+      async (cost) => {
+        const [a] = limiters(5, '1h')
+        await expect(a.consume('k', { cost: cost as number })).rejects.toMatchObject({
+          code: 'ERR_AS_ONE_RATE_LIMIT',
+          message: expect.stringContaining('cost must be a whole number from 1 to the limit of 5'),
+        })
+        expect((await a.peek('k')).remaining).toBe(5)
+      },
+    )
+
+    test.each([undefined, null, '', Number.NaN, {}, []])('key %s is a typed error', async (key) => {
+      const [a] = limiters(5, '1h')
+      await expect(a.consume(key as string)).rejects.toMatchObject({
+        code: 'ERR_AS_ONE_RATE_LIMIT',
+        message: expect.stringContaining('key must be a non-empty string or a number'),
+      })
+    })
+
+    test('after all this: no key without TTL, and all in one place', async () => {
+      const found = await ttls(one)
+      expect(found.size).toBeGreaterThan(5)
+      for (const [key, ttl] of found) {
+        expect(key.startsWith(one.keys.prefix('rate-limit')), key).toBe(true)
+        expect(ttl, key).not.toBe(-1)
+      }
+    })
+  })
+}
