@@ -13,7 +13,7 @@ import { createSession, type SessionMiddleware, type SessionOptions } from './se
 
 /** All rooms on one Redis and one namespace. */
 export interface Shared {
-  session(options: SessionOptions): SessionMiddleware
+  session<Data extends object = object>(options: SessionOptions): SessionMiddleware<Data>
   rateLimit<Req extends IncomingMessage = IncomingMessage>(
     options: RateLimitOptions<Req>,
   ): RateLimitMiddleware<Req>

@@ -20,6 +20,14 @@ export interface SessionRecord {
   gone: boolean
   /** Fields the middleware has just serialised, for the `set()` it is about to call in the same tick. */
   serialised: Fields | undefined
+  /** Format 'blob': the text in Redis as we last saw it, which the next save compares with. */
+  blob: StoredBlob | undefined
+}
+
+/** A session stored as one string, and its fields. */
+export interface StoredBlob {
+  readonly text: string
+  readonly fields: Fields
 }
 
 /** The parts of a session cookie that applications change; `expires` moves by itself. */
@@ -87,7 +95,16 @@ function record(
   stored: Fields | undefined,
   cookie: CookieState | undefined,
 ): SessionRecord {
-  const made = { sid, original, stored, cookie, touchedAt: Number.NaN, gone: false, serialised: undefined }
+  const made: SessionRecord = {
+    sid,
+    original,
+    stored,
+    cookie,
+    touchedAt: Number.NaN,
+    gone: false,
+    serialised: undefined,
+    blob: undefined,
+  }
   Stamped.put(session, made)
   return made
 }
@@ -160,13 +177,18 @@ export function isReserved(key: string): boolean {
  * @throws SharedStateError `ERR_AS_ONE_SESSION` when it is no JSON
  */
 export function parseField(key: string, json: string): unknown {
+  return parseStored(json, () => `field ${show(key)}`)
+}
+
+/** As `parseField`, for any stored text; `what` names it in the error. */
+export function parseStored(json: string, what: () => string): unknown {
   try {
     // Escapes could spell the same names; looking is far cheaper than a reviver for every value.
     return DANGEROUS.test(json) ? JSON.parse(json, withoutPrototypes) : JSON.parse(json)
   } catch (error) {
     throw new SharedStateError(
       'ERR_AS_ONE_SESSION',
-      `the stored session is corrupted: field ${show(key)} is no JSON (${messageOf(error)})`,
+      `the stored session is corrupted: ${what()} is no JSON (${messageOf(error)})`,
       { cause: error },
     )
   }

@@ -36,8 +36,16 @@ export interface SessionOptions {
     | SessionSecret
     | readonly SessionSecret[]
     | ((req: IncomingMessage) => SessionSecret | readonly SessionSecret[] | undefined)
-  /** Name of the cookie. @default '__Host-sid' with `cookie.secure: true`, else 'sid' */
+  /** Name of the cookie. @default '__Host-sid' with `cookie.secure: true`, else 'sid'; 'connect.sid' with format 'blob' */
   name?: string
+  /**
+   * How sessions lie in Redis. `'hash'`: a field for each key, under hashed ids. `'blob'`: as connect-redis stores
+   * them, to share sessions with processes that still run express-session with connect-redis.
+   * @default 'hash'
+   */
+  format?: 'hash' | 'blob'
+  /** Format 'blob': connect-redis' `prefix`, which the plain session id follows. @default 'sess:' */
+  prefix?: string
   /** The cookie, or a function that makes it for a request. @default { path: '/', httpOnly: true } */
   cookie?: SessionCookieOptions | ((req: IncomingMessage) => SessionCookieOptions)
   /** How long Redis keeps an idle session whose cookie has no expiry of its own. @default '1d' */
@@ -68,6 +76,8 @@ export interface SessionOptions {
 
 export interface ResolvedSessionOptions {
   readonly name: string
+  readonly format: 'hash' | 'blob'
+  readonly prefix: string
   /** @throws SharedStateError `ERR_AS_ONE_SESSION` when the secret function gives none */
   readonly secretsFor: (req: CookieRequest) => readonly SecretKey[]
   readonly cookieFor: (req: CookieRequest) => ResolvedCookieOptions
@@ -93,7 +103,6 @@ const NEIGHBOURS: Neighbours = {
   store: 'REDIS_URL or the redis option of createShared: sessions are always in Redis',
   client: 'REDIS_URL or the redis option of createShared',
   url: 'REDIS_URL or the redis option of createShared',
-  prefix: 'the namespace option of createShared',
   secrets: 'secret',
   keys: 'secret',
   password: 'secret',
@@ -115,9 +124,16 @@ export function resolveSessionOptions(options: unknown): ResolvedSessionOptions 
   const given = reader.raw('cookie')
   const cookie =
     typeof given === 'function' ? undefined : readCookie(reader.nested('cookie', COOKIE_NEIGHBOURS))
-  const name = readName(reader, cookie)
+  const format = reader.oneOf('format', 'hash', ['hash', 'blob'] as const)
+  const name = readName(reader, cookie, format)
+  const prefix = reader.string('prefix', 'sess:')
+  if (format === 'hash' && reader.raw('prefix') !== undefined) {
+    reader.mistake('prefix', "is for format 'blob'; did you mean the namespace option of createShared?")
+  }
   const resolved: ResolvedSessionOptions = {
     name,
+    format,
+    prefix,
     secretsFor,
     cookieFor: cookie ? () => cookie : (req) => cookieMadeBy(given as CookieFunction, req),
     ttlMs: Math.min(LONGEST_MS, Math.ceil(reader.duration('ttl', 86_400_000, 1))),
@@ -168,7 +184,11 @@ function isSecret(value: unknown): value is SessionSecret {
   return (typeof value === 'string' || value instanceof Uint8Array) && value.length > 0
 }
 
-function readName(reader: OptionReader, cookie: ResolvedCookieOptions | undefined): string {
+function readName(
+  reader: OptionReader,
+  cookie: ResolvedCookieOptions | undefined,
+  format: 'hash' | 'blob',
+): string {
   // The characters of an RFC 6265 cookie name.
   const given = reader.string(
     'name',
@@ -176,7 +196,8 @@ function readName(reader: OptionReader, cookie: ResolvedCookieOptions | undefine
     /^[!#$%&'*+\-.^_`|~0-9A-Za-z]+$/,
     ' that can be a cookie name',
   )
-  const name = given ?? (cookie?.secure === true ? '__Host-sid' : 'sid')
+  const usual = cookie?.secure === true ? '__Host-sid' : 'sid'
+  const name = given ?? (format === 'blob' ? 'connect.sid' : usual)
   if (!cookie) return name
   const refuse = (what: string): void =>
     reader.mistake('name', `'${name}' needs ${what}, or browsers refuse the cookie`)

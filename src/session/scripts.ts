@@ -28,3 +28,21 @@ for i = first, #ARGV, 1000 do
 end
 return now`,
 )
+
+/**
+ * Replaces a session stored as one string if it is still the one we know. TTLs are whole seconds, as connect-redis
+ * writes them.
+ */
+export const COMPARE_AND_SET: LuaScript = defineScript(
+  1,
+  `-- KEYS[1] session string
+-- ARGV[1] the string it must still be
+-- ARGV[2] the new string
+-- ARGV[3] TTL in seconds
+-- Result: 1 when it was replaced, 0 when there is none, the string that is there when it is another
+local current = redis.call('GET', KEYS[1])
+if not current then return 0 end
+if current ~= ARGV[1] then return current end
+redis.call('SET', KEYS[1], ARGV[2], 'EX', ARGV[3])
+return 1`,
+)

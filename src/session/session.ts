@@ -3,7 +3,9 @@ import type { IncomingMessage, ServerResponse } from 'node:http'
 import expressSession from 'express-session'
 import type { SharedContext } from '../context.ts'
 import { channels } from '../core/channels.ts'
+import { SharedStateError } from '../core/errors.ts'
 import { SessionRedis } from './availability.ts'
+import { BlobStore } from './blob-store.ts'
 import { type Commit, holdResponse } from './commit.ts'
 import {
   Cookie,
@@ -26,15 +28,28 @@ import {
 import { type ResolvedSessionOptions, resolveSessionOptions, type SessionOptions } from './options.ts'
 import { HashStore } from './store.ts'
 
-/** What `req.session` is: express-session's Session with the application's own fields. */
-export type SharedSession = expressSession.Session & Partial<expressSession.SessionData>
+/**
+ * What `req.session` is: express-session's Session with the application's own fields, those of `Data` and those
+ * declared in express-session's `SessionData`. Each may be missing: a new session has none.
+ */
+export type SharedSession<Data extends object = object> = expressSession.Session &
+  Partial<expressSession.SessionData> &
+  Partial<Data>
 
 /** Connect middleware, for Express 4 and 5, Connect and plain `node:http`. */
-export type SessionMiddleware = (
-  req: IncomingMessage,
-  res: ServerResponse,
-  next: (error?: unknown) => void,
-) => void
+export interface SessionMiddleware<Data extends object = object> {
+  (req: IncomingMessage, res: ServerResponse, next: (error?: unknown) => void): void
+  /**
+   * `req.session`, with the types of this middleware's `Data`.
+   *
+   * @throws SharedStateError `ERR_AS_ONE_SESSION` when the request has no session of this middleware: it has not
+   * passed here, is not under the cookie's path, or its session was destroyed
+   * @example
+   * const sessions = sharedSession<{ cart: string[] }>({ secret })
+   * app.use(sessions).post('/cart', (req, res) => { (sessions.of(req).cart ??= []).push(req.body) })
+   */
+  of(req: IncomingMessage): SharedSession<Data>
+}
 
 /** The request as this middleware leaves it. */
 interface SessionRequest extends CookieRequest {
@@ -53,22 +68,26 @@ type SessionStore = expressSession.Store & { generate?: (req: SessionRequest) =>
  * app.use(createSession(ctx, { secret: process.env.SESSION_SECRET, cookie: { maxAge: '7d' } }))
  * app.get('/', (req, res) => res.send(`${(req.session.views = (req.session.views ?? 0) + 1)} views`))
  */
-export function createSession(ctx: SharedContext, options: SessionOptions): SessionMiddleware {
+export function createSession<Data extends object = object>(
+  ctx: SharedContext,
+  options: SessionOptions,
+): SessionMiddleware<Data> {
   const resolved = resolveSessionOptions(options)
   const redis = new SessionRedis(ctx.redis, resolved.timeoutMs)
   ctx.closing.add(() => redis.close())
-  const { ttlMs, touchEveryMs } = resolved
-  return sessionMiddleware(new HashStore({ redis, keys: ctx.keys, ttlMs, touchEveryMs }), resolved, () =>
-    ctx.inert(),
-  )
+  const store =
+    resolved.format === 'blob'
+      ? new BlobStore({ redis, ...resolved })
+      : new HashStore({ redis, keys: ctx.keys, ...resolved })
+  return sessionMiddleware<Data>(store, resolved, () => ctx.inert())
 }
 
 /** The middleware over any express-session store. */
-export function sessionMiddleware(
+export function sessionMiddleware<Data extends object = object>(
   store: SessionStore,
   options: ResolvedSessionOptions,
   isInert: () => boolean = () => false,
-): SessionMiddleware {
+): SessionMiddleware<Data> {
   let connected = true
   store.on('disconnect', () => {
     connected = false
@@ -79,7 +98,13 @@ export function sessionMiddleware(
   // Named as in express-session, because its Store.regenerate() calls it.
   store.generate = (req) => generate(req, options)
 
-  return function sharedSession(request, res, next) {
+  return Object.assign(sharedSession, { of: (req: IncomingMessage) => sessionOf<Data>(req, store) })
+
+  function sharedSession(
+    request: IncomingMessage,
+    res: ServerResponse,
+    next: (error?: unknown) => void,
+  ): void {
     const req = request as SessionRequest
     if (req.session || !connected || isInert()) {
       next()
@@ -125,6 +150,18 @@ export function sessionMiddleware(
       next()
     }
   }
+}
+
+function sessionOf<Data extends object>(
+  { session, sessionStore }: SessionRequest,
+  store: SessionStore,
+): SharedSession<Data> {
+  if (session && sessionStore === store) return session as SharedSession<Data>
+  throw new SharedStateError(
+    'ERR_AS_ONE_SESSION',
+    'this request has no session of this middleware: it has not passed there, is not under the cookie path, ' +
+      'or its session was destroyed',
+  )
 }
 
 function generate(req: SessionRequest, options: ResolvedSessionOptions): void {

@@ -9,6 +9,8 @@ import { createSession, type SessionMiddleware } from './session.ts'
  * @throws SharedStateError `ERR_AS_ONE_OPTIONS` that names every mistake
  * @example app.use(sharedSession({ secret: process.env.SESSION_SECRET }))
  */
-export function sharedSession(options: SessionOptions): SessionMiddleware {
-  return createSession(defaultContext(), options)
+export function sharedSession<Data extends object = object>(
+  options: SessionOptions,
+): SessionMiddleware<Data> {
+  return createSession<Data>(defaultContext(), options)
 }

@@ -1,7 +1,6 @@
 import { hash } from 'node:crypto'
-import expressSession from 'express-session'
 import { channels } from '../core/channels.ts'
-import { messageOf, SharedStateError } from '../core/errors.ts'
+import { messageOf } from '../core/errors.ts'
 import type { Keys } from '../core/keys.ts'
 import type { RedisClient } from '../redis/client.ts'
 import { runScript } from '../redis/scripts.ts'
@@ -12,17 +11,22 @@ import {
   fieldsOf,
   isCookieChanged,
   isReserved,
-  keepRecord,
   parseField,
   recordOf,
   recordStored,
   type SessionRecord,
 } from './fields.ts'
+import {
+  type Callback,
+  cookieState,
+  ignore,
+  lifetimeMs,
+  RecordedStore,
+  type SessionData,
+  touchIntervalMs,
+} from './recorded-store.ts'
+import { scanKeys } from './scan.ts'
 import { SAVE } from './scripts.ts'
-
-type SessionData = expressSession.SessionData
-type Request = Parameters<expressSession.Store['createSession']>[0]
-type Callback = (error?: unknown) => void
 
 export interface HashStoreOptions {
   readonly redis: SessionRedis
@@ -36,7 +40,7 @@ export interface HashStoreOptions {
  * express-session's store contract over one Redis hash per session: a field per top-level key, so that requests which
  * change different keys do not undo each other's. Only changes are sent, against the baseline the session was loaded with.
  */
-export class HashStore extends expressSession.Store {
+export class HashStore extends RecordedStore {
   readonly #redis: SessionRedis
   readonly #keys: Keys
   readonly #ttlMs: number
@@ -66,23 +70,6 @@ export class HashStore extends expressSession.Store {
         callback(null, session)
       },
     )
-  }
-
-  /** Inflates what `get()` gave and keeps its baseline with the new Session. */
-  override createSession(req: Request, data: SessionData): expressSession.Session & SessionData {
-    let session: expressSession.Session & SessionData
-    const record = recordOf(data)
-    try {
-      session = super.createSession(req, data)
-    } catch (error) {
-      throw new SharedStateError(
-        'ERR_AS_ONE_SESSION',
-        `the stored session is corrupted: its cookie is missing or no cookie (${messageOf(error)})`,
-        { cause: error },
-      )
-    }
-    if (record) keepRecord(session, record)
-    return session
   }
 
   /**
@@ -142,7 +129,7 @@ export class HashStore extends expressSession.Store {
   override length(callback: (error: unknown, length?: number) => void): void {
     this.#overAll(callback, async (client) => {
       const found = new Set<string>() // SCAN may name a key twice
-      for await (const keys of this.#scan(client)) for (const key of keys) found.add(key)
+      for await (const keys of scanKeys(client, this.#pattern)) for (const key of keys) found.add(key)
       return found.size
     })
   }
@@ -151,7 +138,7 @@ export class HashStore extends expressSession.Store {
   override all(callback: (error: unknown, sessions?: SessionData[]) => void): void {
     this.#overAll(callback, async (client) => {
       const sessions = new Map<string, SessionData>()
-      for await (const keys of this.#scan(client)) {
+      for await (const keys of scanKeys(client, this.#pattern)) {
         const replies = await Promise.all(keys.map((key) => client.hgetall(key).catch(unlessWrongType)))
         keys.forEach((key, index) => {
           try {
@@ -168,7 +155,8 @@ export class HashStore extends expressSession.Store {
 
   override clear(callback: Callback = ignore): void {
     this.#overAll(callback, async (client) => {
-      for await (const keys of this.#scan(client)) await Promise.all(keys.map((key) => client.unlink(key)))
+      for await (const keys of scanKeys(client, this.#pattern))
+        await Promise.all(keys.map((key) => client.unlink(key)))
     })
   }
 
@@ -203,21 +191,19 @@ export class HashStore extends expressSession.Store {
   }
 
   #isTouchDue(record: SessionRecord, session: SessionData): boolean {
-    // An idle session may end early by the touch it was spared: at most a tenth of its life.
-    const every = Math.min(this.#touchEveryMs, Number(this.#ttlOf(session)) / 10)
+    const every = touchIntervalMs(lifetimeMs(session, this.#ttlMs), this.#touchEveryMs)
     const age = performance.now() + this.#clockOffset - record.touchedAt
     // Touched in the future: our clock is wrong. Not a number: never stamped. One touch too many costs little.
     return !(age < every && age > -1_000) || isCookieChanged(record.cookie, session.cookie as CookieState)
   }
 
-  /** A cookie that expires decides; milliseconds for PEXPIRE, so no clock but ours and only for a difference. */
+  /** Milliseconds for PEXPIRE, so no clock but ours and only for a difference. */
   #ttlOf(session: SessionData): string {
-    const expires: unknown = session.cookie?.expires
-    if (expires instanceof Date || typeof expires === 'string') {
-      const ms = new Date(expires).getTime() - Date.now()
-      if (!Number.isNaN(ms)) return String(Math.ceil(ms))
-    }
-    return String(this.#ttlMs)
+    return String(Math.ceil(lifetimeMs(session, this.#ttlMs)))
+  }
+
+  get #pattern(): string {
+    return `${this.#keys.prefix('session')}*`
   }
 
   #keyOf(sid: string): string {
@@ -232,18 +218,6 @@ export class HashStore extends expressSession.Store {
       (result) => process.nextTick(callback, null, result),
       (error: unknown) => process.nextTick(callback, error),
     )
-  }
-
-  async *#scan(client: RedisClient): AsyncGenerator<string[]> {
-    const pattern = `${this.#keys.prefix('session')}*`
-    for (const node of 'nodes' in client ? client.nodes('master') : [client]) {
-      let cursor = '0'
-      do {
-        const [next, keys] = await node.scan(cursor, 'MATCH', pattern, 'COUNT', 500)
-        cursor = next
-        if (keys.length > 0) yield keys
-      } while (cursor !== '0')
-    }
   }
 }
 
@@ -289,15 +263,7 @@ function entriesOf(fields: ReadonlyMap<string, string>): string[] {
   return [...fields].flat()
 }
 
-/** A copy: the cookie object goes on changing. */
-function cookieState(cookie: expressSession.Cookie | { data?: undefined }): CookieState {
-  const { data } = cookie as { data?: CookieState }
-  return data ?? { ...(cookie as CookieState) }
-}
-
 function unlessWrongType(error: unknown): Record<string, string> {
   if (messageOf(error).startsWith('WRONGTYPE')) return {}
   throw error
 }
-
-function ignore(): void {}

@@ -19,6 +19,8 @@ test('defaults', () => {
   const { secretsFor, cookieFor, ...rest } = resolve({ secret })
   expect(rest).toEqual({
     name: 'sid',
+    format: 'hash',
+    prefix: 'sess:',
     ttlMs: 86_400_000,
     touchEveryMs: 60_000,
     timeoutMs: 500,
@@ -114,6 +116,20 @@ test('the name follows the cookie, and prefixes are held to their rules', () => 
     /__Host-sid' needs cookie.path.*__Host-sid' needs no cookie.domain/,
   )
   expect(mistakes({ secret, name: '__Secure-sid' })).toContain("'__Secure-sid' needs cookie.secure: true")
+})
+
+test('format blob: the names connect-redis and express-session use', () => {
+  const { name, prefix } = resolve({ secret, format: 'blob', cookie: { secure: true } })
+  expect([name, prefix]).toEqual(['connect.sid', 'sess:'])
+  expect(resolve({ secret, format: 'blob', prefix: 'app:', name: 'own' })).toMatchObject({
+    name: 'own',
+    prefix: 'app:',
+  })
+  expect(mistakes({ secret, format: 'blob', prefix: '' })).toContain('prefix must be a string')
+  expect(mistakes({ secret, format: 'json' })).toContain("format must be one of 'hash', 'blob', got 'json'")
+  expect(mistakes({ secret, prefix: 'app:' })).toContain(
+    "prefix is for format 'blob'; did you mean the namespace option of createShared?",
+  )
 })
 
 test("the caller's object is left alone, durations are understood in the cookie too", () => {

@@ -105,7 +105,8 @@ test('the expiry is renewed once touchEvery, or a tenth of its life, has passed;
     [{ ttl: '1h', touchEvery: '5m' }, 300_000],
     [{ cookie: { maxAge: '10m' }, touchEvery: '5m' }, 60_000],
   ] as const) {
-    const { url, jar, key } = await visit(options)
+    // With commit 'after' the answer waits for the touch.
+    const { url, jar, key } = await visit({ ...options, commit: 'after' })
     const touchedAt = Number(await redis.hget(key, '~touched'))
     const ago = async (ms: number) => {
       await redis.hset(key, '~touched', touchedAt - ms)

@@ -2,11 +2,20 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import type { SessionOptions } from '../../src/session/index.ts'
 import { CookieJar, get, type Reply } from '../helpers/http.ts'
 import { until } from '../helpers/until.ts'
-import { type AnySession, app, type Context, type Handler, type Request, worker } from '../session/app.ts'
+import {
+  type AnySession,
+  app as anyApp,
+  type Context,
+  type Handler,
+  type Request,
+  worker,
+} from '../session/app.ts'
 
 export interface SessionSuiteRedis {
   url: string
   namespace(): string
+  /** The store under test; all tests name their cookie themselves. */
+  options?(ctx: Context): Partial<SessionOptions>
 }
 
 const promised = (run: (callback: (error?: unknown, value?: unknown) => void) => unknown): Promise<unknown> =>
@@ -46,6 +55,8 @@ export function sessionSuite(name: string, open: () => Promise<SessionSuiteRedis
       }
     })
 
+    const app: typeof anyApp = (ctx, options, ...rest) =>
+      anyApp(ctx, { ...redis.options?.(ctx), ...options }, ...rest)
     const store = async (): Promise<Request['sessionStore']> => {
       let found: Request['sessionStore'] | undefined
       const url = await app(ctx, {}, (req, res) => {
@@ -388,10 +399,11 @@ export function sessionSuite(name: string, open: () => Promise<SessionSuiteRedis
         }
         const https = { 'x-forwarded-proto': 'https,http' }
         const cookie = { secure: true }
+        const name = redis.options?.(ctx).name ?? '__Host-sid'
         expect(await sent({ cookie })).toBe('')
         expect(await sent({ cookie }, https)).toBe('')
-        expect(await sent({ cookie }, {}, true)).toBe('__Host-sid; Path=/; HttpOnly; Secure')
-        expect(await sent({ cookie, proxy: true }, https)).toBe('__Host-sid; Path=/; HttpOnly; Secure')
+        expect(await sent({ cookie }, {}, true)).toBe(`${name}; Path=/; HttpOnly; Secure`)
+        expect(await sent({ cookie, proxy: true }, https)).toBe(`${name}; Path=/; HttpOnly; Secure`)
         expect(await sent({ cookie, proxy: false }, https, true)).toBe('')
         const auto = { secure: 'auto', sameSite: 'auto' } as const
         for (const cookie of [auto, () => auto]) {
@@ -503,11 +515,12 @@ export function sessionSuite(name: string, open: () => Promise<SessionSuiteRedis
         const jar = new CookieJar()
         await get(`${urls[0]}/first`, { jar })
         const cookie = jar.header() ?? ''
-        await Promise.all(
+        const replies = await Promise.all(
           Array.from({ length: 50 }, (_, index) =>
             get(`${urls[index % 2]}/field${index}`, { headers: { cookie } }),
           ),
         )
+        expect(replies.map(({ status, body }) => `${status} ${body}`)).toEqual(Array(50).fill('200 '))
         const stored = (await get(await app(ctx, {}, read), { jar })).json<AnySession>()
         expect(Object.keys(stored).filter((key) => key.startsWith('/field'))).toHaveLength(50)
       })
