@@ -36,6 +36,15 @@ const projects: Record<string, { suffix: string } & NonNullable<TestProjectInlin
       fileParallelism: false,
     },
   }),
+  // Needs Docker and its images, so only `npm run test:docker` asks for it.
+  ...(process.env.AS_ONE_DOCKER === '1' && {
+    docker: {
+      suffix: 'docker',
+      globalSetup: [fileURLToPath(new URL('docker/require-docker.ts', import.meta.url))],
+      testTimeout: 120_000,
+      fileParallelism: false,
+    },
+  }),
 }
 
 export default defineConfig({
