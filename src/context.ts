@@ -1,4 +1,4 @@
-import { announcedChannel, type Bus, createBus } from './bus/index.ts'
+import { announcedChannel, type Bus, createBus, type Invalidations } from './bus/index.ts'
 import { appName } from './core/app-name.ts'
 import { type Closing, createClosing, processClosing } from './core/closing.ts'
 import { createKeys, isNamespace, type Keys, NAMESPACE_FORM } from './core/keys.ts'
@@ -16,6 +16,8 @@ export interface SharedContext {
   /** A further connection for a library that changes the client it is given: one per name, opened by its first `ready()`. */
   connect(name: string): RedisConnection
   readonly bus: Bus
+  /** Word of what anybody writes to the cache's keys. */
+  readonly invalidations: Invalidations
   /** Ask for keys when they are used, not when the room is made: `runCluster` may yet set the namespace. */
   readonly keys: Keys
   readonly closing: Closing
@@ -106,7 +108,8 @@ function contextOf(keys: Keys, source: RedisSource): SharedContext {
     further.set(name, connection)
     return connection
   }
-  return { redis, connect, bus, keys, closing, inert: () => processRole() === 'primary' }
+  const { invalidations } = bus
+  return { redis, connect, bus, invalidations, keys, closing, inert: () => processRole() === 'primary' }
 }
 
 /** Made here, because nobody called `runCluster`. */

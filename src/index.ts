@@ -1,4 +1,13 @@
 export {
+  type Cache,
+  type CacheOptions,
+  type CacheStats,
+  type LoadOptions,
+  type NearOptions,
+  type SetOptions,
+  sharedCache,
+} from './cache/index.ts'
+export {
   type App,
   type ClusterHandle,
   type ClusterOptions,

@@ -1,5 +1,6 @@
 import type { IncomingMessage } from 'node:http'
 import type { Bus } from './bus/index.ts'
+import { type Cache, type CacheOptions, createCache } from './cache/index.ts'
 import { createContext, defaultContext, type SharedContext, type SharedOptions } from './context.ts'
 import {
   createRateLimit,
@@ -14,6 +15,7 @@ import { createSession, type SessionMiddleware, type SessionOptions } from './se
 /** All rooms on one Redis and one namespace. */
 export interface Shared {
   session<Data extends object = object>(options: SessionOptions): SessionMiddleware<Data>
+  cache(options?: CacheOptions): Cache
   rateLimit<Req extends IncomingMessage = IncomingMessage>(
     options: RateLimitOptions<Req>,
   ): RateLimitMiddleware<Req>
@@ -45,6 +47,7 @@ function sharedOf(ctx: SharedContext): Shared {
   const close = (): Promise<void> => ctx.closing.close()
   return {
     session: (options) => createSession(ctx, options),
+    cache: (options) => createCache(ctx, options),
     rateLimit: (options) => createRateLimit(ctx, options),
     rateLimiter: (options) => createRateLimiter(ctx, options),
     bus: ctx.bus,

@@ -15,6 +15,7 @@ import { type HubHold, holdHub } from './hubs.ts'
 import type { Member, MemberRecord } from './members.ts'
 import { decodePayload, parseSafely } from './payload.ts'
 import { createTopicTable } from './topics.ts'
+import { createWatchers, type Invalidations } from './watchers.ts'
 
 /** What a receiver learns beside the payload. */
 export interface MessageMeta {
@@ -102,7 +103,12 @@ const RECEIPTS_DEADLINE_MS = 1_000
 /** A message larger than this is refused at `broadcast` and `publish`. */
 const MAX_MESSAGE_BYTES = 1 << 20
 
-export function createBus({ keys, source }: { keys: Keys; source: RedisSource }): Bus {
+/** What rooms get: the bus, and word of what is written to the cache's keys, over one seat at the hub. */
+export interface MachineBus extends Bus {
+  readonly invalidations: Invalidations
+}
+
+export function createBus({ keys, source }: { keys: Keys; source: RedisSource }): MachineBus {
   const idBytes = randomBytes(ID_BYTES)
   const id = idBytes.toString('hex')
   const events = new EventEmitter<BusEvents>()
@@ -110,6 +116,10 @@ export function createBus({ keys, source }: { keys: Keys; source: RedisSource })
   const seen = new Map<string, number>()
   const receipts = new Map<number, (receipt: Receipt) => void>()
   const whenReachable = new Set<{ resolve(): void; reject(error: Error): void }>()
+  const watchers = createWatchers(() => {
+    start()
+    seat?.track(watchers.everyMs())
+  })
   const batcher = createBatcher({
     publisher: idBytes,
     maxMessageBytes: MAX_MESSAGE_BYTES,
@@ -137,6 +147,10 @@ export function createBus({ keys, source }: { keys: Keys; source: RedisSource })
       receipts.get(receiptId)?.(receipt)
       forgetReceipt(receiptId)
     },
+    cacheNews(news) {
+      watchers.hear(news)
+      return true
+    },
   }
 
   function start(): void {
@@ -154,7 +168,7 @@ export function createBus({ keys, source }: { keys: Keys; source: RedisSource })
     const channel = processRole() === 'primary' ? undefined : takeChannel(namespace, redisId)
     if (channel) {
       try {
-        seat = await joinOverChannel(channel, member, port, onChannelLost)
+        sitDown(await joinOverChannel(channel, member, port, onChannelLost))
       } catch (error) {
         if (channels.bus.hasSubscribers) channels.bus.publish({ event: 'own-hub', reason: messageOf(error) })
       }
@@ -165,7 +179,13 @@ export function createBus({ keys, source }: { keys: Keys; source: RedisSource })
 
   function joinOwnHub(member: MemberRecord): void {
     hold ??= holdHub(keys, source)
-    seat = hold.hub.join(processRole() === 'primary' ? undefined : member, port)
+    sitDown(hold.hub.join(processRole() === 'primary' ? undefined : member, port))
+  }
+
+  function sitDown(next: HubSeat): void {
+    if (seat) watchers.hear({ lost: 'this process has joined another hub', refused: false })
+    seat = next
+    if (watchers.everyMs() > 0) seat.track(watchers.everyMs())
   }
 
   /** Joined before `runCluster` was reached: a primary sends but is no receiver. */
@@ -174,13 +194,14 @@ export function createBus({ keys, source }: { keys: Keys; source: RedisSource })
     for (const waiter of whenReachable) waiter.resolve()
     if (!hold) return
     void seat?.leave()
-    seat = hold.hub.join(undefined, port)
+    sitDown(hold.hub.join(undefined, port))
   })
 
   /** The primary died, or what came over the channel made no sense: from now on this process is its own hub. */
   function onChannelLost(reason: string): void {
     if (channels.bus.hasSubscribers) channels.bus.publish({ event: 'own-hub', reason })
     seat = undefined
+    watchers.hear({ lost: reason, refused: false })
     dropReceipts()
     if (closing) return
     setReachable(false)
@@ -360,6 +381,7 @@ export function createBus({ keys, source }: { keys: Keys; source: RedisSource })
 
   return {
     id,
+    invalidations: watchers,
     broadcast(topic, payload) {
       checkOpen()
       start()

@@ -5,6 +5,7 @@ import { channels } from '../core/channels.ts'
 import { messageOf, SharedStateError } from '../core/errors.ts'
 import { BadFrame, decodeControl, encodeControl, FrameReader, Kind, kindOf } from './frame.ts'
 import type { Hub, HubPort, HubSeat, Receipt } from './hub.ts'
+import { readCacheNews } from './invalidations.ts'
 import { type MemberRecord, readMemberRecords } from './members.ts'
 
 /**
@@ -140,7 +141,11 @@ export function joinOverChannel(
               return end('it answered the hello with something else')
             joined = true
             clearTimeout(timer)
-            resolve({ send: (sent) => writeBounded(socket, sent, 'worker'), leave })
+            resolve({
+              send: (sent) => writeBounded(socket, sent, 'worker'),
+              track: (everyMs) => void writeOnce(socket, encodeControl(Kind.track, { everyMs })),
+              leave,
+            })
           } else if (!over) hand(frame, port)
         }
       } catch (error) {
@@ -162,7 +167,10 @@ function hand(frame: Buffer, port: HubPort): void {
   if (value === undefined) throw new BadFrame(`a frame of kind ${kind} without content`)
   if (kind === Kind.members) port.members(readMemberRecords(value.members))
   else if (kind === Kind.remote) port.remote(value.up === true)
-  else if (kind === Kind.receipt) port.receipt(Number(value.id), value.receipt as Receipt)
+  else if (kind === Kind.cache) {
+    const news = readCacheNews(value)
+    if (news) port.cacheNews(news, () => frame)
+  } else if (kind === Kind.receipt) port.receipt(Number(value.id), value.receipt as Receipt)
   else throw new BadFrame(`a hub does not send frames of kind ${kind}`)
 }
 
@@ -186,9 +194,7 @@ export function serveChannel(socket: Socket, hub: Hub, expected: Announcement): 
     try {
       for (const frame of reader.read(chunk)) {
         if (seat) {
-          if (kindOf(frame) !== Kind.messages)
-            throw new BadFrame(`a worker does not send frames of kind ${kindOf(frame)}`)
-          seat.send(frame)
+          take(seat, frame)
         } else {
           seat = welcome(socket, hub, frame, expected)
         }
@@ -200,6 +206,17 @@ export function serveChannel(socket: Socket, hub: Hub, expected: Announcement): 
   socket.on('error', () => {}) // ECONNRESET when a worker dies; 'close' follows
   socket.on('close', () => void seat?.leave())
   socket.on('data', onData)
+}
+
+function take(seat: HubSeat, frame: Buffer): void {
+  if (kindOf(frame) === Kind.messages) {
+    seat.send(frame)
+    return
+  }
+  const everyMs = kindOf(frame) === Kind.track ? decodeControl(frame)?.everyMs : undefined
+  if (typeof everyMs !== 'number')
+    throw new BadFrame(`a worker does not send frames of kind ${kindOf(frame)}`)
+  seat.track(everyMs)
 }
 
 function welcome(socket: Socket, hub: Hub, frame: Buffer, expected: Announcement): HubSeat {
@@ -230,6 +247,7 @@ function welcome(socket: Socket, hub: Hub, frame: Buffer, expected: Announcement
       members: (members) => tell(Kind.members, { members }),
       remote: (up) => tell(Kind.remote, { up }),
       receipt: (id, receipt) => writeOnce(socket, encodeControl(Kind.receipt, { id, receipt })),
+      cacheNews: (_news, newsFrame) => writeBounded(socket, newsFrame(), 'primary'),
     },
   )
 }

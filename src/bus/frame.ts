@@ -31,8 +31,10 @@ export const Kind = {
   remote: 7 as number,
   roster: 8 as number,
   who: 9 as number,
+  cache: 10 as number,
+  track: 11 as number,
 }
-const LAST_KIND = 9
+const LAST_KIND = 11
 
 const CONTROL_HEADER_BYTES = 8
 export const MESSAGES_HEADER_BYTES = 48

@@ -17,6 +17,7 @@ import {
   receiptOf,
   stampHub,
 } from './frame.ts'
+import { type CacheNewsPort, createInvalidationRelay } from './invalidations.ts'
 import type { MemberRecord } from './members.ts'
 import { createOutbox, type RemoteOutcome } from './outbox.ts'
 import { createRoster } from './roster.ts'
@@ -36,12 +37,16 @@ export interface HubPort {
   /** Whether other machines can be heard and reached. */
   remote(up: boolean): void
   receipt(id: number, receipt: Receipt): void
+  /** Only after `HubSeat.track`. */
+  readonly cacheNews: CacheNewsPort
 }
 
 /** What a member can do at its hub. */
 export interface HubSeat {
   /** Takes one frame of messages, which then belongs to the hub; false when it could not. */
   send(frame: Buffer): boolean
+  /** Wants news of the cache's keys, with a proof this often in ms; 0: no more. */
+  track(everyMs: number): void
   /** Resolves when what was sent has left this process or reached the hub. */
   leave(): Promise<void>
 }
@@ -71,6 +76,7 @@ export function createHub({ keys, source }: { keys: Keys; source: RedisSource })
   const roster = createRoster(id.toString('hex'), () => tellMembers())
   const commands = createRedisConnection(source, 'as-one:hub')
   const outbox = createOutbox(commands, channel)
+  const invalidations = createInvalidationRelay(source, commands, keys.prefix('cache'))
   let heard = false
   let reachable = false
   let remote = false
@@ -175,6 +181,7 @@ export function createHub({ keys, source }: { keys: Keys; source: RedisSource })
 
   async function close(): Promise<void> {
     clearInterval(rosterTimer)
+    invalidations.close()
     roster.clear()
     sayRoster()
     await outbox.drain(CLOSE_DEADLINE_MS)
@@ -192,7 +199,9 @@ export function createHub({ keys, source }: { keys: Keys; source: RedisSource })
       if (member) tellPeers()
       return {
         send: (frame) => relay(frame, port),
+        track: (everyMs) => invalidations.want(port.cacheNews, everyMs),
         async leave() {
+          invalidations.want(port.cacheNews, 0)
           if (!ports.delete(port) || !member) return
           roster.remove(member.id)
           tellPeers()

@@ -1,5 +1,5 @@
 export type { Bus, BusEvents, MessageHandler, MessageMeta, PublishOptions, Subscription } from './bus.ts'
-export { createBus } from './bus.ts'
+export { createBus, type MachineBus } from './bus.ts'
 export {
   type Announcement,
   announcedChannel,
@@ -10,3 +10,4 @@ export {
 export type { Hub, Receipt } from './hub.ts'
 export { holdHub } from './hubs.ts'
 export type { Member } from './members.ts'
+export type { Invalidations, InvalidationWatcher } from './watchers.ts'

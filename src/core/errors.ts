@@ -12,6 +12,7 @@ export type SharedStateErrorCode =
   | 'ERR_AS_ONE_CHANNEL'
   | 'ERR_AS_ONE_PAYLOAD'
   | 'ERR_AS_ONE_SESSION'
+  | 'ERR_AS_ONE_CACHE'
   | 'ERR_AS_ONE_RATE_LIMIT'
   | 'ERR_AS_ONE_ABORTED'
   | 'ERR_AS_ONE_CLOSED'

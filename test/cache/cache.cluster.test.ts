@@ -1,0 +1,169 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import { describe, expect, test } from 'vitest'
+import type { CacheOptions, CacheStats } from '../../src/cache/index.ts'
+import { freePort, type NodeProcess, runNode, until } from '../helpers/fork.ts'
+import { get } from '../helpers/http.ts'
+import { sharedRedis, startRedisCluster, testNamespace } from '../helpers/redis.ts'
+
+interface User {
+  process: NodeProcess
+  ask<T = unknown>(command: string, args?: object, deadline?: number): Promise<T>
+}
+
+let ids = 0
+
+async function user(url: string, namespace: string, options: CacheOptions = {}): Promise<User> {
+  const script = new URL('fixtures/user.mjs', import.meta.url)
+  const process = runNode(script, { ipc: true, args: [url, namespace, JSON.stringify(options)] })
+  await process.waitFor(() => process.messages.length > 0)
+  return {
+    process,
+    async ask<T>(command: string, args: object = {}, deadline = 20_000) {
+      const id = ids++
+      process.send({ id, command, ...args })
+      const answer = () => process.messages.find((message) => (message as { id?: number }).id === id)
+      const found = (await process.waitFor(answer, deadline)) as { value: T; error?: string }
+      if (found.error) throw new Error(found.error)
+      return found.value
+    },
+  }
+}
+
+const users = (count: number, url: string, namespace: string, options?: CacheOptions): Promise<User[]> =>
+  Promise.all(Array.from({ length: count }, () => user(url, namespace, options)))
+
+async function untilOn({ ask }: User): Promise<void> {
+  const isOn = async () => {
+    await ask('get', { key: 'on' })
+    return (await ask<CacheStats>('stats')).l1.on
+  }
+  await until(isOn, { what: 'the copies to count', deadline: 15_000 })
+}
+
+const machineMs = (): number => Number(process.hrtime.bigint() / 1000n) / 1000
+
+describe.each(['one Redis', 'a Redis Cluster'])('processes on %s', (kind) => {
+  async function open(): Promise<[url: string, namespace: string]> {
+    const namespace = testNamespace()
+    return [kind === 'one Redis' ? sharedRedis().url : (await startRedisCluster()).url, namespace]
+  }
+
+  test('four with 250 callers each run one loader', async () => {
+    const all = await users(4, ...(await open()))
+    await Promise.all(all.map(untilOn))
+    for (let round = 0; round < 5; round++) {
+      const load = { key: `cold ${round}`, callers: 250, ms: 200 }
+      const results = await Promise.all(all.map(({ ask }) => ask<{ values: string[] }>('load', load)))
+      expect(new Set(results.flatMap(({ values }) => values)).size).toBe(1)
+    }
+    const loads = await Promise.all(all.map(({ ask }) => ask<number>('loads')))
+    expect(loads.reduce((sum, each) => sum + each)).toBe(5)
+  })
+
+  test('a leader that is killed is replaced within its lease', async () => {
+    const all = await users(4, ...(await open()), { lease: '1s' })
+    await Promise.all(all.map(untilOn))
+    const load = { key: 'killed', callers: 50, ms: 5_000 }
+    const [leader, ...others] = all as [User, ...User[]]
+    leader.ask('load', load).catch(() => {})
+    await leader.process.waitFor(() =>
+      leader.process.messages.some((message) => 'loading' in (message as object)),
+    )
+    const waiting = others.map(({ ask }) =>
+      ask<{ values: string[]; ms: number }>('load', { ...load, ms: 50 }),
+    )
+    await sleep(1_500) // the lease has been renewed by now
+    leader.process.kill('SIGKILL')
+    const killedAt = performance.now()
+    const results = await Promise.all(waiting)
+    const slowest = performance.now() - killedAt
+    console.info(
+      `[cache] leader killed: slowest of 150 callers ${Math.round(slowest)} ms later, lease 1000 ms`,
+    )
+    expect(new Set(results.flatMap(({ values }) => values)).size).toBe(1)
+    expect(slowest).toBeLessThan(1_500)
+    const loads = await Promise.all(others.map(({ ask }) => ask<number>('loads')))
+    expect(loads.reduce((sum, each) => sum + each)).toBe(1)
+  })
+
+  test('one that slept through a write does not answer from before it', async () => {
+    const [writer, reader] = (await users(2, ...(await open()))) as [User, User]
+    await untilOn(reader)
+    let worst = 0
+    for (let round = 0; round < 3; round++) {
+      await writer.ask('set', { key: 'k', value: `old ${round}` })
+      const watching = reader.ask<{ lastOld: number; reads: number }>('watch', {
+        key: 'k',
+        old: `old ${round}`,
+        forMs: 5_000,
+      })
+      await sleep(500)
+      process.kill(reader.process.pid, 'SIGSTOP')
+      await sleep(100)
+      await writer.ask('set', { key: 'k', value: 'new' })
+      const resolvedAt = machineMs()
+      await sleep(2_000)
+      process.kill(reader.process.pid, 'SIGCONT')
+      const { lastOld, reads } = await watching
+      expect(reads).toBeGreaterThan(1_000)
+      expect(lastOld).toBeGreaterThan(0)
+      worst = Math.max(worst, lastOld - resolvedAt)
+    }
+    console.info(`[cache] stopped process: last old read ${Math.round(worst)} ms after the write`)
+    expect(worst).toBeLessThan(1_000)
+  })
+})
+
+describe('workers behind their primary', () => {
+  interface Answer<T> {
+    pid: number
+    value: T
+  }
+
+  async function start(options: CacheOptions = {}) {
+    const port = await freePort()
+    const [url, namespace] = [sharedRedis().url, testNamespace()]
+    const primary = runNode(new URL('fixtures/cluster.mjs', import.meta.url), {
+      args: [JSON.stringify(options)],
+      env: { PORT: String(port), APP_REDIS: url, APP_NAMESPACE: namespace },
+    })
+    await primary.waitFor(/started/, 20_000)
+    const ask = async <T>(path: string): Promise<Answer<T>> =>
+      JSON.parse((await get(`http://127.0.0.1:${port}${path}`)).body)
+    /** Until both workers have said it. */
+    const both = async (path: string, holds: (value: never) => boolean, deadline = 10_000): Promise<void> => {
+      const agreed = new Set<number>()
+      const look = async () => {
+        const { pid, value } = await ask<never>(path)
+        if (holds(value)) agreed.add(pid)
+        else agreed.delete(pid)
+        return agreed.size === 2
+      }
+      await until(look, { what: `both workers to agree on ${path}`, every: 2, deadline })
+    }
+    return { primary, ask, both, writer: await user(url, namespace) }
+  }
+
+  test('hear of a write through its hub, and count on nothing when it is stopped', async () => {
+    const { primary, ask, both, writer } = await start()
+    const isOn = ({ l1 }: CacheStats): boolean => l1.on
+    expect((await ask('/get?key=by-primary')).value).toBe('yes')
+    await writer.ask('set', { key: 'k', value: 'old' })
+    await both('/get?key=k', (value) => value === 'old')
+    await both('/stats', isOn)
+    await both('/get?key=k', (value) => value === 'old')
+    await both('/copy?key=k', (value) => value === 'old')
+    await writer.ask('set', { key: 'k', value: 'new' })
+    await both('/copy?key=k', (value) => value !== 'old', 1_000)
+    await both('/get?key=k', (value) => value === 'new')
+    await both('/copy?key=k', (value) => value === 'new')
+
+    // Requests reach the workers through the primary, so the question is asked when it runs again.
+    process.kill(primary.pid, 'SIGSTOP')
+    await writer.ask('set', { key: 'k', value: 'newer' })
+    await sleep(1_500)
+    process.kill(primary.pid, 'SIGCONT')
+    for (let round = 0; round < 20; round++) expect((await ask('/get?key=k')).value).toBe('newer')
+    await both('/stats', isOn)
+  })
+})

@@ -1,0 +1,304 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import { describe, expect, test } from 'vitest'
+import type { Cache } from '../../src/cache/index.ts'
+import { channels } from '../../src/core/channels.ts'
+import { long } from '../helpers/long.ts'
+import { sharedRedis, startRedis, testNamespace } from '../helpers/redis.ts'
+import { startProxy, type TcpProxy } from '../helpers/tcp-proxy.ts'
+import { until } from '../helpers/until.ts'
+import { openCache, untilCopied, untilOn } from './open-cache.ts'
+
+async function proxyTo(url: string): Promise<TcpProxy> {
+  const { hostname, port } = new URL(url)
+  return startProxy({ target: { host: hostname, port: Number(port) } })
+}
+
+/** How long after `change` the reader still got something else than it wrote, in ms; and that it goes on working. */
+async function staleness(reader: Cache, key: string, write: () => Promise<unknown>, value: unknown) {
+  await untilCopied(reader, key)
+  await write()
+  const resolvedAt = performance.now()
+  let worst = 0
+  let fresh = 0
+  while (performance.now() - resolvedAt < 2_000) {
+    const began = performance.now()
+    if ((await reader.get(key)) === value) fresh += 1
+    else worst = began - resolvedAt
+    await sleep(1)
+  }
+  expect(fresh).toBeGreaterThan(100)
+  return worst
+}
+
+async function heardDuring(work: () => Promise<unknown>): Promise<Record<string, unknown>[]> {
+  const heard: Record<string, unknown>[] = []
+  const listen = (message: unknown): void => void heard.push(message as Record<string, unknown>)
+  channels.cache.subscribe(listen)
+  try {
+    await work()
+  } finally {
+    channels.cache.unsubscribe(listen)
+  }
+  return heard
+}
+
+interface Timed {
+  ms: number
+  value?: unknown
+  code?: unknown
+}
+
+/** A call's outcome, and how long it took. */
+async function timed(call: () => Promise<unknown>): Promise<Timed> {
+  const began = performance.now()
+  try {
+    const value = await call()
+    return { ms: performance.now() - began, value }
+  } catch (error) {
+    return { ms: performance.now() - began, code: (error as { code?: unknown }).code }
+  }
+}
+
+describe('staleness is bounded when the hub', () => {
+  test('hears nothing any more', async () => {
+    const { url } = sharedRedis()
+    const proxy = await proxyTo(url)
+    const namespace = testNamespace()
+    const writer = openCache(url, namespace)
+    const reader = openCache(url, namespace, {}, proxy.url())
+    await untilOn(writer, reader)
+    const worsts: number[] = []
+    for (let round = 0; round < long(2, 20); round++) {
+      await writer.set('k', 'old')
+      await untilCopied(reader, 'k')
+      proxy.freeze('down')
+      worsts.push(await staleness(reader, 'k', () => writer.set('k', 'new'), 'new').catch((error) => error))
+      expect(reader.stats().l1.on).toBe(false)
+      proxy.unfreeze('down')
+      await untilOn(reader)
+    }
+    console.info(`[cache] hub frozen: worst staleness ${worsts.map(Math.round)} ms of 1000`)
+    expect(Math.max(...worsts)).toBeLessThanOrEqual(1_000)
+    expect(Math.max(...worsts)).toBeGreaterThan(300) // or the fault was none
+  })
+
+  test('cannot ask any more', async () => {
+    const { url } = sharedRedis()
+    const proxy = await proxyTo(url)
+    const namespace = testNamespace()
+    const writer = openCache(url, namespace)
+    const reader = openCache(url, namespace, { maxStaleness: 400 }, proxy.url())
+    await untilOn(writer, reader)
+    await writer.set('k', 'old')
+    await untilCopied(reader, 'k')
+    proxy.freeze('up')
+    expect(await staleness(reader, 'k', () => writer.set('k', 'new'), 'new')).toBeLessThanOrEqual(400)
+    proxy.unfreeze('up')
+    await untilOn(reader)
+  })
+
+  test('loses its connections again and again', async () => {
+    const { url } = sharedRedis()
+    const proxy = await proxyTo(url)
+    const namespace = testNamespace()
+    const writer = openCache(url, namespace)
+    const reader = openCache(url, namespace, {}, proxy.url())
+    await untilOn(writer, reader)
+    let worst = 0
+    for (let round = 1; round <= long(20, 200); round++) {
+      const last = `last ${round}`
+      await writer.set('k', round)
+      await reader.get('k')
+      proxy.reset()
+      const write = writer.set('k', last)
+      if (round % 2) await sleep(round % 7)
+      await write
+      const resolvedAt = performance.now()
+      for (let began = resolvedAt; began < resolvedAt + 50; began = performance.now()) {
+        if ((await reader.get('k')) !== last) worst = Math.max(worst, began - resolvedAt)
+        await sleep(1)
+      }
+      if (round % 4 === 0) await untilOn(reader)
+      expect(await reader.get('k')).toBe(last)
+    }
+    expect(worst).toBeLessThan(50)
+    console.info(`[cache] hub killed: worst staleness ${Math.round(worst)} ms of 1000`)
+  })
+})
+
+describe('a read that a write overtakes', () => {
+  test('fills no copy with what was there before', async () => {
+    const { url } = sharedRedis()
+    const proxy = await proxyTo(url)
+    const namespace = testNamespace()
+    const writer = openCache(url, namespace)
+    const reader = openCache(proxy.url(), namespace, {}, url) // its answers are late, its invalidations are not
+    await untilOn(writer, reader)
+    let stale = 0
+    for (const jitter of [2, 10]) {
+      proxy.delay(0, jitter, 'down')
+      for (let round = 0; round < long(150, 1_000); round++) {
+        const key = `k${jitter}-${round}`
+        await writer.set(key, 'old')
+        const [, change] = [reader.get(key), round % 2 ? writer.set(key, 'new') : writer.delete(key)]
+        await change
+      }
+      await sleep(100)
+      for (let round = 0; round < long(150, 1_000); round++) {
+        const key = `k${jitter}-${round}`
+        if ((reader.peek(key) ?? 'new') !== 'new') stale += 1
+      }
+    }
+    expect(stale).toBe(0)
+  })
+})
+
+describe('a server that refuses tracking', () => {
+  const refusals = {
+    'by ACL': '+@all -client|tracking',
+    'the channel': '+@all resetchannels &*:b:',
+  }
+  test.each(Object.entries(refusals))('%s: no copies, one event, all else works', async (_what, rules) => {
+    const server = await startRedis()
+    const admin = server.client()
+    await admin.call('ACL', 'SETUSER', 'app', 'on', '>pw', '~*', '&*', ...rules.split(' '))
+    const url = server.url.replace('//', '//app:pw@')
+    const namespace = testNamespace()
+    let one!: Cache
+    const heard = await heardDuring(async () => {
+      one = openCache(url, namespace)
+      const two = openCache(url, namespace)
+      await one.set('k', 1)
+      for (let round = 0; round < 50; round++) {
+        await one.set('k', round)
+        expect(await two.get('k')).toBe(round)
+        await sleep(10)
+      }
+      await one.clear()
+      expect(await two.get('k')).toBeUndefined()
+      let loads = 0
+      const load = () => sleep(100).then(() => ++loads)
+      expect(await Promise.all([one, two, one, two].map((cache) => cache.getOrSet('l', load)))).toEqual([
+        1, 1, 1, 1,
+      ])
+    })
+    expect(one.stats().l1).toMatchObject({ on: false, entries: 0, reason: expect.stringMatching(/NOPERM/) })
+    expect(heard.filter(({ event }) => event === 'l1-off')).toHaveLength(2) // each of the two
+    expect(heard.filter(({ event }) => event === 'l1-on')).toHaveLength(0)
+  })
+})
+
+describe('Redis away', () => {
+  test('nothing hangs, nothing dies, and all comes back by itself', async () => {
+    const server = await startRedis()
+    const cache = openCache(server.url, testNamespace(), { maxStaleness: 1_000 })
+    await untilOn(cache)
+    await cache.set('k', 'stored', { ttl: '1h' })
+    await untilCopied(cache, 'k')
+
+    await server.kill()
+    await until(() => !cache.stats().l1.on, { what: 'the copies to stand aside', every: 5, deadline: 2_000 })
+    let loads = 0
+    const load = () => ++loads
+    const rejected = { code: 'ERR_AS_ONE_REDIS_UNAVAILABLE' }
+    const calls: Timed[] = await Promise.all([
+      timed(() => cache.get('k')),
+      timed(() => cache.set('k', 1)),
+      timed(() => cache.delete('k')),
+      timed(() => cache.clear()),
+    ])
+    calls.push(await timed(() => cache.getOrSet('loaded', load)))
+    expect(Math.max(...calls.map(({ ms }) => ms))).toBeLessThan(600)
+    expect(calls[0]).toMatchObject({ value: undefined })
+    for (const call of calls.slice(1, 4)) expect(call).toMatchObject(rejected)
+    expect(calls[4]).toMatchObject({ value: 1 })
+    expect(await cache.getOrSet('loaded', load)).toBe(1) // kept for as long as a copy may be old
+    await sleep(1_050)
+    expect(await cache.getOrSet('loaded', load)).toBe(2)
+
+    await server.restart()
+    const backAt = performance.now()
+    await until(() => timed(() => cache.set('k', 'again')).then(({ code }) => code === undefined), {
+      what: 'writes to work again',
+      every: 5,
+    })
+    console.info(`[cache] writes work ${Math.round(performance.now() - backAt)} ms after Redis is back`)
+    await untilOn(cache)
+    await untilCopied(cache, 'k')
+    expect(cache.peek('k')).toBe('again')
+  })
+
+  test('frozen: every call is answered within its timeout', async () => {
+    const server = await startRedis()
+    const cache = openCache(server.url, testNamespace(), { timeout: 200 })
+    await untilOn(cache)
+    await cache.set('k', 1)
+    await server.pause()
+    await sleep(1_100)
+    for (const call of [() => cache.get('k'), () => cache.getOrSet('k', () => 2)]) {
+      const { ms, code } = await timed(call)
+      expect(code).toBeUndefined()
+      expect(ms).toBeLessThan(300)
+    }
+    const refused = await timed(() => cache.set('k', 3))
+    expect(refused.code).toBe('ERR_AS_ONE_REDIS_UNAVAILABLE')
+    expect(refused.ms).toBeLessThan(300)
+    await server.resume()
+    await untilOn(cache)
+    await cache.set('k', 4)
+    expect(await cache.get('k')).toBe(4)
+  })
+
+  test('loaders are bounded in number', async () => {
+    const server = await startRedis()
+    const cache = openCache(server.url, testNamespace(), { outageConcurrency: 5 })
+    await cache.get('k')
+    await server.kill()
+    let running = 0
+    let most = 0
+    const load = async () => {
+      most = Math.max(most, ++running)
+      await sleep(5)
+      running -= 1
+      return 'loaded'
+    }
+    const values = await Promise.all(Array.from({ length: 100 }, (_, at) => cache.getOrSet(`k${at}`, load)))
+    expect(new Set(values)).toEqual(new Set(['loaded']))
+    expect(most).toBe(5)
+  })
+
+  test('from the start: a cache works without, and comes up with it', async () => {
+    const server = await startRedis()
+    await server.kill()
+    const cache = openCache(server.url, testNamespace())
+    expect(await cache.getOrSet('k', () => 1)).toBe(1)
+    expect(cache.stats().l1.on).toBe(false)
+    await server.restart()
+    await untilOn(cache)
+    await cache.set('k', 2)
+    expect(await cache.get('k')).toBe(2)
+  })
+})
+
+test('an invalidation arrives within milliseconds', async () => {
+  const { url } = sharedRedis()
+  const namespace = testNamespace()
+  const [writer, reader] = [openCache(url, namespace), openCache(url, namespace)]
+  await untilOn(writer, reader)
+  const lags: number[] = []
+  for (let round = 0; round < 200; round++) {
+    await writer.set('k', round)
+    await untilCopied(reader, 'k')
+    const change = writer.delete('k')
+    const began = performance.now()
+    while (reader.peek('k') !== undefined) await new Promise(setImmediate)
+    lags.push(performance.now() - began)
+    await change
+  }
+  lags.sort((a, b) => a - b)
+  const [p50, p99] = [lags[100], lags[197]] as [number, number]
+  console.info(
+    `[cache] invalidation from call to copy gone: p50 ${p50.toFixed(2)} ms, p99 ${p99.toFixed(2)} ms`,
+  )
+  expect(p99).toBeLessThan(50)
+})
