@@ -1,7 +1,7 @@
 import { join } from 'node:path'
 import { type Command, Option } from 'commander'
 import type { Cluster, Redis } from 'ioredis'
-import { usableCpus } from '../cluster/cpus.ts'
+import { usableCpus } from '../cluster/index.ts'
 import { appName } from '../core/app-name.ts'
 import { messageOf } from '../core/errors.ts'
 import { createRedisConnection } from '../redis/client.ts'

@@ -1,4 +1,5 @@
 export type { App } from './app.ts'
+export { type UsableCpus, usableCpus } from './cpus.ts'
 export type { ClusterOptions } from './options.ts'
 export type { ClusterStatus, PrimaryHandle, WorkerStatus } from './primary.ts'
 export { type ClusterHandle, runCluster } from './run-cluster.ts'

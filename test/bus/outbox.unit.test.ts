@@ -1,0 +1,125 @@
+import { setImmediate as nextTurn } from 'node:timers/promises'
+import { expect, test } from 'vitest'
+import { createOutbox } from '../../src/bus/outbox.ts'
+import type { RedisConnection } from '../../src/redis/client.ts'
+import { until } from '../helpers/until.ts'
+
+interface Publish {
+  message: string
+  resolve(): void
+  reject(error: Error): void
+}
+
+/** A connection whose PUBLISHes the test answers. */
+function fakeConnection(): { connection: RedisConnection; published: Publish[]; up: boolean } {
+  const fake = {
+    up: true,
+    published: [] as Publish[],
+    connection: {
+      get now() {
+        return fake.up ? client : undefined
+      },
+    } as unknown as RedisConnection,
+  }
+  const client = {
+    publish: (_channel: string, message: Buffer) =>
+      new Promise<void>((resolve, reject) => {
+        fake.published.push({ message: message.toString('latin1'), resolve, reject })
+      }),
+  }
+  return fake
+}
+
+const frame = (text: string): Buffer => Buffer.from(text)
+
+test('all of a tick in one PUBLISH, and never two at once', async () => {
+  const { connection, published } = fakeConnection()
+  const outbox = createOutbox(connection, 'channel')
+  const told: string[] = []
+  for (const text of ['a', 'b', 'c']) outbox.add(frame(text), (outcome) => told.push(`${text} ${outcome}`))
+  await until(() => published.length === 1, { what: 'a PUBLISH' })
+  outbox.add(frame('d'))
+  outbox.add(frame('e'))
+  outbox.flush()
+  await nextTurn()
+  await nextTurn()
+  expect(published.map(({ message }) => message)).toEqual(['abc'])
+  expect(told).toEqual([])
+  published[0]!.resolve()
+  await until(() => published.length === 2, { what: 'the second PUBLISH' })
+  expect(published[1]!.message).toBe('de')
+  expect(told).toEqual(['a sent', 'b sent', 'c sent'])
+})
+
+test('one that failed is sent again before what came after it, and its publisher is told once', async () => {
+  const { connection, published } = fakeConnection()
+  const outbox = createOutbox(connection, 'channel')
+  const told: string[] = []
+  outbox.add(frame('a'), (outcome) => told.push(`a ${outcome}`))
+  await until(() => published.length === 1, { what: 'a PUBLISH' })
+  outbox.add(frame('b'), (outcome) => told.push(`b ${outcome}`))
+  published[0]!.reject(new Error('Connection is closed.'))
+  await until(() => published.length === 2, { what: 'another attempt' })
+  expect(published[1]!.message).toBe('ab')
+  expect(told).toEqual(['a queued', 'b queued'])
+  published[1]!.resolve()
+  await nextTurn()
+  expect(told).toHaveLength(2)
+})
+
+test.each(['NOPERM no', 'NOAUTH who', 'ERR unknown command'])(
+  '%j is for good: dropped, and the next goes on',
+  async (reason) => {
+    const { connection, published } = fakeConnection()
+    const outbox = createOutbox(connection, 'channel')
+    const told: string[] = []
+    outbox.add(frame('a'), (outcome) => told.push(`a ${outcome}`))
+    await until(() => published.length === 1, { what: 'a PUBLISH' })
+    outbox.add(frame('b'), (outcome) => told.push(`b ${outcome}`))
+    published[0]!.reject(new Error(reason))
+    await until(() => published.length === 2, { what: 'the next' })
+    published[1]!.resolve()
+    await until(() => told.length === 2, { what: 'both outcomes' })
+    expect(published[1]!.message).toBe('b')
+    expect(told).toEqual(['a dropped', 'b sent'])
+  },
+)
+
+test('without a connection things wait, up to 8 MiB, and the oldest go first', async () => {
+  const fake = fakeConnection()
+  fake.up = false
+  const outbox = createOutbox(fake.connection, 'channel')
+  const told: string[] = []
+  const big = 'x'.repeat(1 << 20)
+  for (let at = 0; at < 10; at++) outbox.add(frame(`${at}${big}`), (outcome) => told.push(`${at} ${outcome}`))
+  await until(() => told.length === 10, { what: 'all outcomes' })
+  expect(told.filter((one) => one.endsWith('dropped'))).toEqual(['0 dropped', '1 dropped', '2 dropped'])
+  fake.up = true
+  outbox.flush()
+  for (let at = 3; at < 10; at++) {
+    await until(() => fake.published.length === at - 2, { what: 'the next PUBLISH' })
+    expect(fake.published.at(-1)!.message[0]).toBe(String(at))
+    expect(fake.published.at(-1)!.message.length).toBeLessThanOrEqual((1 << 20) + 1)
+    fake.published.at(-1)!.resolve()
+  }
+})
+
+test('drain: at once when there is nothing, when all has been sent, or at its deadline', async () => {
+  const { connection, published } = fakeConnection()
+  const outbox = createOutbox(connection, 'channel')
+  await outbox.drain(10_000)
+  outbox.add(frame('a'))
+  let drained = 0
+  const draining = [1, 2].map(() => outbox.drain(10_000).then(() => drained++))
+  await until(() => published.length === 1, { what: 'a PUBLISH' })
+  outbox.add(frame('b'))
+  published[0]!.resolve()
+  await until(() => published.length === 2, { what: 'the second PUBLISH' })
+  expect(drained).toBe(0)
+  published[1]!.resolve()
+  await Promise.all(draining)
+  outbox.add(frame('c'))
+  const startedAt = performance.now()
+  await outbox.drain(50)
+  expect(performance.now() - startedAt).toBeGreaterThanOrEqual(45)
+})
