@@ -1,5 +1,6 @@
 import diagnostics from 'node:diagnostics_channel'
-import type { ServerResponse } from 'node:http'
+import { Server as HttpServer, type ServerResponse } from 'node:http'
+import { Server as HttpsServer } from 'node:https'
 import { Server, type Socket } from 'node:net'
 
 /**
@@ -11,7 +12,7 @@ export interface Connections {
   stopAccepting(): void
   /** From now on every response says `Connection: close`, those already begun included if their headers are unsent. */
   closeAfterResponse(): void
-  /** Ends connections without a request in flight, those that never sent one included. */
+  /** Ends HTTP connections without a request in flight, those that never sent one included. */
   closeIdle(): void
   /** Ends streams that would go on for ever: `text/event-stream` responses get their last chunk. */
   endEventStreams(): void
@@ -76,8 +77,9 @@ export function trackConnections(): Connections {
     },
     closeIdle() {
       idleToo = true
-      for (const [socket, inFlight] of sockets)
-        if (inFlight.size === 0 && !isUpgraded(socket)) endSoon(socket)
+      for (const [socket, inFlight] of sockets) {
+        if (inFlight.size === 0 && isHttp(socket) && !isUpgraded(socket)) endSoon(socket)
+      }
     },
     endEventStreams() {
       for (const inFlight of sockets.values()) {
@@ -112,6 +114,12 @@ function connectionOf(socket: Socket): Socket {
 function isEventStream(response: ServerResponse): boolean {
   const { _header: sent } = response as ServerResponse & { _header?: string | null }
   return /^content-type: *text\/event-stream/im.test(sent ?? '')
+}
+
+/** Whether we can tell when it is idle. Of any other protocol, HTTP/2 included, only the app knows, until the deadline. */
+function isHttp(socket: Socket): boolean {
+  const { server } = socket as Socket & { server?: unknown }
+  return server instanceof HttpServer || server instanceof HttpsServer
 }
 
 /** After an upgrade the http parser has let go of the socket: it belongs to the app, until it or the deadline ends it. */

@@ -39,6 +39,7 @@ export async function runInline(app: App, options: ResolvedClusterOptions): Prom
   try {
     await checkRedis(source)
     if ('path' in listen) await removeStaleSocket(listen.path)
+    if (stopping) throw new SharedStateError('ERR_AS_ONE_CLOSED', 'stopped before it had started')
     const index = Number(process.env.NODE_APP_INSTANCE ?? 0) || 0 // PM2 counts too
     const serving = serve(app, options, { index, addShutdownHook: (hook) => void hooks.push(hook) })
     return await withDeadline(serving, readyTimeoutMs, () => notReady(readyTimeoutMs))

@@ -101,7 +101,7 @@ export async function startPrimary(
     })()
     return stopping
   }
-  /** After each wait of the start: what is opened from now on, nobody would close. */
+  /** After each wait of the start: what is opened once stop() has closed everything, a Redis above all, nobody would close. */
   const checkStillWanted = (): void => {
     if (stopping)
       throw new SharedStateError('ERR_AS_ONE_CLOSED', 'the cluster was stopped before it had started')
@@ -117,6 +117,7 @@ export async function startPrimary(
   try {
     await checkRedis(source)
     if ('path' in options.listen) await removeStaleSocket(options.listen.path)
+    checkStillWanted()
     const redisUrl = await urlForWorkers(options, source)
     checkStillWanted()
     const hub = openHub(options, redisUrl, source, closing)

@@ -3,6 +3,7 @@ import { channels } from '../core/channels.ts'
 import { SharedStateError } from '../core/errors.ts'
 import { type BackoffOptions, backoffMs } from './backoff.ts'
 import type { DrainTimes } from './drain.ts'
+import { emptySlot, type Slot, type SlotStatus, statusOf } from './slot.ts'
 import {
   describeExit,
   type ForkOptions,
@@ -37,22 +38,6 @@ export interface SupervisorEvents {
   'reload-failed': [error: SharedStateError]
 }
 
-/** One of the `desired` places for a worker. Its index is stable; during a replacement two workers share it. */
-interface Slot {
-  readonly index: number
-  current: WorkerHandle | undefined
-  /** Starts while `current` still serves. */
-  next: WorkerHandle | undefined
-  replaceWanted: boolean
-  failuresInRow: number
-  restarts: number
-  /** When a slot whose worker or replacement has failed may try again, by performance.now(). */
-  retryAt: number
-  /** Left by a stop exit code: stays empty until the next reload or scale. */
-  parked: boolean
-  firstBoot: 'pending' | 'ready' | 'failed'
-}
-
 interface Reload {
   readonly generation: number
   readonly pending: Set<number>
@@ -61,15 +46,6 @@ interface Reload {
   readonly done: Promise<void>
   resolve(): void
   reject(error: SharedStateError): void
-}
-
-export interface SlotStatus {
-  readonly index: number
-  readonly pid: number | undefined
-  readonly state: 'starting' | 'ready' | 'waiting' | 'parked'
-  readonly generation: number | undefined
-  readonly uptimeMs: number | undefined
-  readonly restarts: number
 }
 
 /** Keeps `desired` slots filled: boot, crash, scale, reload and retirement are all one `reconcile()`. */
@@ -123,17 +99,7 @@ export function createSupervisor(options: SupervisorOptions): Supervisor {
   function slotAt(index: number): Slot {
     let slot = slots.get(index)
     if (!slot) {
-      slot = {
-        index,
-        current: undefined,
-        next: undefined,
-        replaceWanted: false,
-        failuresInRow: 0,
-        restarts: 0,
-        retryAt: 0,
-        parked: false,
-        firstBoot: 'pending',
-      }
+      slot = emptySlot(index)
       slots.set(index, slot)
     }
     return slot
@@ -355,25 +321,8 @@ export function createSupervisor(options: SupervisorOptions): Supervisor {
       }
     },
     status() {
-      const now = Date.now()
-      return {
-        desired,
-        generation,
-        draining: leaving.size,
-        slots: [...slots.values()]
-          .sort((a, b) => a.index - b.index)
-          .map((slot) => {
-            const worker = slot.current ?? slot.next
-            return {
-              index: slot.index,
-              pid: worker?.pid,
-              state: slot.current ? 'ready' : slot.next ? 'starting' : slot.parked ? 'parked' : 'waiting',
-              generation: worker?.generation,
-              uptimeMs: worker && now - worker.startedAt,
-              restarts: slot.restarts,
-            }
-          }),
-      }
+      const byIndex = [...slots.values()].sort((a, b) => a.index - b.index)
+      return { desired, generation, draining: leaving.size, slots: byIndex.map(statusOf) }
     },
   }
 }

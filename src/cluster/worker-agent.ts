@@ -42,7 +42,7 @@ export function startWorkerAgent(): WorkerAgent {
   const drainAndExit = (times: DrainTimes, exitCode: number): void => {
     if (draining) return
     draining = true
-    setTimeout(() => process.exit(1), times.timeoutMs + 1_000).unref() // a hook or a socket that never ends
+    setTimeout(() => process.exit(1), times.timeoutMs + 500).unref() // whatever it is that never ends
     void drain(connections, times, hooks).then(() => process.exit(process.exitCode ?? exitCode))
   }
 

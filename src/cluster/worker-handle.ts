@@ -55,7 +55,7 @@ export function describeExit({ code, signal }: Pick<WorkerExit, 'code' | 'signal
 
 const STDERR_TAIL_BYTES = 4_096
 /** Between a drain's deadline, which the worker keeps itself, and SIGKILL. */
-const KILL_AFTER_MS = 1_500
+const KILL_AFTER_MS = 1_000
 const STDERR_WAIT_MS = 200
 
 /** Never throws: a worker that cannot be started has exited, like any other that fails. */

@@ -1,7 +1,10 @@
 import { once } from 'node:events'
 import { createServer, type RequestListener, type Server } from 'node:http'
+import https from 'node:https'
 import net, { type AddressInfo, type Socket } from 'node:net'
+import Fastify from 'fastify'
 import { expect, test } from 'vitest'
+import { loadApp } from '../../src/cluster/app.ts'
 import { type Connections, trackConnections } from '../../src/cluster/connections.ts'
 import { drain } from '../../src/cluster/drain.ts'
 import { track } from '../helpers/cleanup.ts'
@@ -147,6 +150,78 @@ test('during the delay new connections are still taken', async () => {
   expect([reply.body, reply.headers.connection]).toEqual(['ok', 'close'])
   await draining
   await expect(get(url)).rejects.toMatchObject({ code: 'ECONNREFUSED' })
+})
+
+test('HTTPS: idle connections are closed after the linger, requests in flight answered', async () => {
+  const connections = tracked()
+  const key = Buffer.from('shared by both ends, so that no certificate is needed')
+  let inFlight = 0
+  const server = https.createServer({ pskCallback: () => key, ciphers: 'PSK' }, (_req, res) => {
+    inFlight += 1
+    setTimeout(() => res.end('secret'), 300)
+  })
+  server.listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  const { port } = server.address() as AddressInfo
+  const agent = new https.Agent({
+    keepAlive: true,
+    ciphers: 'PSK',
+    pskCallback: () => ({ psk: key, identity: 'test' }),
+    checkServerIdentity: () => undefined,
+  })
+  track({ [Symbol.asyncDispose]: async () => agent.destroy() })
+  const ask = (): Promise<string> =>
+    new Promise((resolve, reject) => {
+      https
+        .get({ port, host: '127.0.0.1', agent }, (res) => {
+          let text = ''
+          res.on('data', (chunk) => {
+            text += chunk
+          })
+          res.on('end', () => resolve(text))
+        })
+        .on('error', reject)
+    })
+  expect(await ask()).toBe('secret')
+  const second = ask()
+  const third = ask()
+  await until(() => inFlight === 3, { what: 'both requests to be in flight' })
+  const startedAt = performance.now()
+  expect(await drain(connections, quick, [])).toBe(0)
+  expect([await second, await third]).toEqual(['secret', 'secret'])
+  expect(performance.now() - startedAt).toBeLessThan(3_000)
+})
+
+test('a connection that speaks another protocol is not cut while it talks', async () => {
+  const connections = tracked()
+  const server = net.createServer((socket) => {
+    socket.on('error', () => {})
+    socket.write('hello ')
+    setTimeout(() => socket.end('and goodbye'), 900)
+  })
+  server.listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  const client = rawClient((server.address() as AddressInfo).port)
+  await once(client.socket, 'data')
+  expect(await drain(connections, quick, [])).toBe(0)
+  await client.closed
+  expect(client.text()).toBe('hello and goodbye')
+})
+
+test('Fastify is closed after the drain without a complaint', async () => {
+  const connections = tracked()
+  const { server, close } = await loadApp(Fastify().get('/', async () => 'ok'))
+  server.listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}/`
+  expect((await get(url, { agent: keepAliveAgent() })).body).toBe('ok')
+  const warnings: Error[] = []
+  const onWarning = (warning: Error): void => void warnings.push(warning)
+  process.on('warning', onWarning)
+  track({ [Symbol.asyncDispose]: async () => void process.off('warning', onWarning) })
+  expect(await drain(connections, quick, close ? [close] : [])).toBe(0)
+  await new Promise(setImmediate)
+  expect(warnings).toEqual([])
 })
 
 test('shutdown hooks run newest first after the last request, and one that fails stops nobody', async () => {

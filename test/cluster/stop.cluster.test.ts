@@ -2,6 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { describe, expect, test } from 'vitest'
 import { descendants, type NodeProcess, until } from '../helpers/fork.ts'
 import { get, keepAliveAgent } from '../helpers/http.ts'
+import { long } from '../helpers/long.ts'
 import { isFree } from '../helpers/ports.ts'
 import { fileRng } from '../helpers/random.ts'
 import { fixture, spawnCluster, startCluster, type TestCluster, whenInFlight } from './start-cluster.ts'
@@ -38,7 +39,7 @@ describe('requests in flight finish', () => {
     ],
   ])('%s', async (_name, stop) => {
     const cluster = await startCluster({ env: { LOG: '1' } })
-    const replies = await slowRequests(cluster, 1_500)
+    const replies = await slowRequests(cluster, 800)
     stop(cluster.primary)
     expect(await Promise.all(replies)).toEqual([200, 200, 200, 200])
     expect(await cluster.primary.exit).toEqual({ code: 0, signal: null })
@@ -48,7 +49,7 @@ describe('requests in flight finish', () => {
 
   test('stop() of the handle, after which the process ends by itself', async () => {
     const cluster = await startCluster({ env: { LOG: '1' } })
-    const replies = await slowRequests(cluster, 1_000)
+    const replies = await slowRequests(cluster, 800)
     await cluster.tell('stop')
     expect(await Promise.all(replies)).toEqual([200, 200, 200, 200])
     expect(await cluster.primary.exit).toEqual({ code: 0, signal: null })
@@ -115,8 +116,8 @@ describe('a stop before the start is over', () => {
       env: { LOG: '1' },
     })
     await until(() => cluster.who(), { what: 'the first worker to serve' })
-    const slow = cluster.get('/slow?ms=1500')
-    await whenInFlight(cluster, '/slow?ms=1500', 1)
+    const slow = cluster.get('/slow?ms=800')
+    await whenInFlight(cluster, '/slow?ms=800', 1)
     cluster.primary.kill('SIGTERM')
     expect((await slow).status).toBe(200)
     expect(await cluster.primary.exit).toEqual({ code: 0, signal: null })
@@ -125,10 +126,9 @@ describe('a stop before the start is over', () => {
 
   test('at any moment of the start of a managed Redis', async () => {
     const rng = fileRng()
-    const moments = Array.from({ length: 6 }, () => rng.int(100, 1_500))
-    await Promise.all(
-      moments.map(async (ms, turn) => {
-        await sleep(turn * 150)
+    const moments = Array.from({ length: long(6, 60) }, () => rng.int(100, 1_500))
+    const lanes = Array.from({ length: 3 }, async () => {
+      for (let ms = moments.pop(); ms !== undefined; ms = moments.pop()) {
         const cluster = await spawnCluster({ redisUrl: null })
         await sleep(ms)
         cluster.primary.kill('SIGTERM')
@@ -137,7 +137,8 @@ describe('a stop before the start is over', () => {
         expect(code === 0 || signal === 'SIGTERM', `after ${ms} ms: ${code} ${signal}`).toBe(true)
         await until(() => cluster.primary.tree().length === 0, { what: `nobody to be left after ${ms} ms` })
         expect(cluster.primary.stderr()).toBe('')
-      }),
-    )
-  })
+      }
+    })
+    await Promise.all(lanes)
+  }, 300_000)
 })

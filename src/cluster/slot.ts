@@ -1,0 +1,52 @@
+import type { WorkerHandle } from './worker-handle.ts'
+
+/** One of the `desired` places for a worker. Its index is stable; during a replacement two workers share it. */
+export interface Slot {
+  readonly index: number
+  current: WorkerHandle | undefined
+  /** Starts while `current` still serves. */
+  next: WorkerHandle | undefined
+  replaceWanted: boolean
+  failuresInRow: number
+  restarts: number
+  /** When a slot whose worker or replacement has failed may try again, by performance.now(). */
+  retryAt: number
+  /** Left by a stop exit code: stays empty until the next reload or scale. */
+  parked: boolean
+  firstBoot: 'pending' | 'ready' | 'failed'
+}
+
+export interface SlotStatus {
+  readonly index: number
+  readonly pid: number | undefined
+  readonly state: 'starting' | 'ready' | 'waiting' | 'parked'
+  readonly generation: number | undefined
+  readonly uptimeMs: number | undefined
+  readonly restarts: number
+}
+
+export function emptySlot(index: number): Slot {
+  return {
+    index,
+    current: undefined,
+    next: undefined,
+    replaceWanted: false,
+    failuresInRow: 0,
+    restarts: 0,
+    retryAt: 0,
+    parked: false,
+    firstBoot: 'pending',
+  }
+}
+
+export function statusOf(slot: Slot): SlotStatus {
+  const worker = slot.current ?? slot.next
+  return {
+    index: slot.index,
+    pid: worker?.pid,
+    state: slot.current ? 'ready' : slot.next ? 'starting' : slot.parked ? 'parked' : 'waiting',
+    generation: worker?.generation,
+    uptimeMs: worker && Date.now() - worker.startedAt,
+    restarts: slot.restarts,
+  }
+}
