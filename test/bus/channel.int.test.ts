@@ -23,7 +23,8 @@ import { channels } from '../../src/core/channels.ts'
 import { createKeys } from '../../src/core/keys.ts'
 import { createRedisSource } from '../../src/redis/source.ts'
 import { fileRng } from '../helpers/random.ts'
-import { sharedRedis, testNamespace } from '../helpers/redis.ts'
+import { sharedRedis, startRedis, testNamespace } from '../helpers/redis.ts'
+import { startProxy } from '../helpers/tcp-proxy.ts'
 import { until } from '../helpers/until.ts'
 import { listen } from '../suites/bus-suite.ts'
 import { announce, announcement, framesFrom, messages, socketPair } from './channel-pair.ts'
@@ -315,12 +316,15 @@ test.each(['', 'no json', 'null', '5', '{}', '{"nonce":5}'])(
 )
 
 /** A hub as a primary has one, a bus as a worker has one, and a bus on another machine. */
-async function family(): Promise<{ hub: Hub; open(): Bus; far: Bus; announced: Announcement }> {
+async function family(
+  url = sharedRedis().url,
+  hubUrl = url,
+): Promise<{ hub: Hub; open(): Bus; far: Bus; announced: Announcement }> {
   const namespace = testNamespace()
   const keys = createKeys(namespace)
-  const sourceFor = (id: string) => createRedisSource(sharedRedis().url, { name: 't', env: {}, cwd: '/', id })
+  const sourceFor = (id: string, at = url) => createRedisSource(at, { name: 't', env: {}, cwd: '/', id })
   const redisId = `primary ${namespace}`
-  const hub = createHub({ keys, source: sourceFor(redisId) })
+  const hub = createHub({ keys, source: sourceFor(redisId, hubUrl) })
   onTestFinished(() => hub.close())
   const open = (id: string): Bus => {
     const bus = createBus({ keys, source: sourceFor(id) })
@@ -417,4 +421,24 @@ test('a listener that throws does not cost the worker its channel', async () => 
     process.removeAllListeners('uncaughtException')
     for (const listener of others) process.on('uncaughtException', listener)
   }
+})
+
+test('close() over the channel: all is sent and every receipt answered before the worker leaves', async () => {
+  const redis = await startRedis()
+  const proxy = await startProxy({ target: { port: redis.port } })
+  const { hub, open, far, announced } = await family(redis.url, proxy.url())
+  const { worker, primary } = await socketPair()
+  announce(announced, worker)
+  serveChannel(primary, hub, announced)
+  const bus = open()
+  await bus.subscribe('x', () => {}).ready
+  proxy.delay(100) // so that the answers would come too late
+  const farEar = await listen(far, 'news')
+  for (let at = 0; at < 200; at++) bus.broadcast('news', at)
+  const receipts = Array.from({ length: 5 }, (_, at) => bus.publish('news', 200 + at))
+  await bus.close()
+  expect(await Promise.all(receipts)).toEqual(receipts.map(() => ({ local: 0, remote: 'sent' })))
+  await until(() => farEar.heard.length >= 205, { what: 'all messages on the other machine' })
+  expect(farEar.payloads()).toEqual(Array.from({ length: 205 }, (_, at) => at))
+  await until(() => far.members().length === 1, { what: 'its leaving to be known', deadline: 3_000 })
 })
