@@ -239,7 +239,7 @@ function listen() {
   on('cache', ({ what, worker, runs }) => {
     const done =
       { written: 'wrote the value', invalidated: 'invalidated the value' }[what] ??
-      `ran the loader, its run ${runs} in the whole cluster`
+      `ran the loader, run ${runs} in the whole cluster`
     entry('', mark(worker), ` ${done}`)
   })
   return events
