@@ -1,47 +1,10 @@
 import { expect, onTestFinished, test } from 'vitest'
-import { createRedisSource, type RedisSource } from '../../src/redis/source.ts'
-import { openSubscriber, type Subscriber } from '../../src/redis/subscriber.ts'
-import type { RedisOption } from '../../src/redis/target.ts'
+import { createRedisSource } from '../../src/redis/source.ts'
 import { freePort } from '../helpers/ports.ts'
 import { startRedis, startRedisCluster, startSentinel } from '../helpers/redis.ts'
 import { startProxy } from '../helpers/tcp-proxy.ts'
 import { until } from '../helpers/until.ts'
-
-interface Heard {
-  subscriber: Subscriber
-  messages: string[]
-  /** 'up', or the reason for being down. */
-  states: string[]
-  upAgain(times: number, deadline?: number): Promise<unknown>
-}
-
-function listen(redis: RedisOption | RedisSource, channel = 'channel'): Heard {
-  const source =
-    typeof redis === 'object' && 'target' in redis
-      ? (redis as RedisSource)
-      : createRedisSource(redis as RedisOption, { name: 'test', env: {}, cwd: '/' })
-  const messages: string[] = []
-  const states: string[] = []
-  const subscriber = openSubscriber(source, {
-    channel,
-    connectionName: 'as-one:test-subscriber',
-    onMessage: (message) => void messages.push(message.toString('latin1')),
-    onUp: () => void states.push('up'),
-    onDown: (reason) => void states.push(reason),
-  })
-  onTestFinished(() => subscriber.close())
-  const ups = (): number => states.filter((state) => state === 'up').length
-  return {
-    subscriber,
-    messages,
-    states,
-    upAgain: (times, deadline = 10_000) =>
-      until(() => ups() >= times && subscriber.up, {
-        what: `the subscriber to be up ${times} times`,
-        deadline,
-      }),
-  }
-}
+import { listen } from './listen.ts'
 
 test('hears every message in order, as bytes', async () => {
   const redis = await startRedis()
@@ -92,30 +55,6 @@ test('survives a restart of Redis, and a Redis that is not there yet', async () 
   await redis.client().publish('channel', 'after')
   await until(() => heard.messages.length === 1, { what: 'the message' })
 })
-
-test('a link that is up stays up while nothing happens; a half-open one is noticed within 12 s', async () => {
-  const redis = await startRedis()
-  const proxy = await startProxy({ target: { port: redis.port } })
-  const [quiet, halfOpen] = [listen(redis.url), listen(proxy.url())]
-  await Promise.all([quiet.upAgain(1), halfOpen.upAgain(1)])
-  proxy.freeze()
-  const startedAt = performance.now()
-  await until(() => !halfOpen.subscriber.up, { what: 'the silence to be noticed', deadline: 12_000 })
-  expect(performance.now() - startedAt).toBeGreaterThan(4_000) // it was the PING
-  expect(halfOpen.states).toEqual(['up', 'PING was not answered'])
-  expect(quiet.states).toEqual(['up'])
-
-  // The new attempts go into the same silence; what they say arrives when it ends, on connections long given up.
-  await until(() => proxy.accepted >= 3, {
-    what: 'an attempt to be given up and another made',
-    deadline: 12_000,
-  })
-  proxy.unfreeze()
-  await halfOpen.upAgain(2)
-  await redis.client().publish('channel', 'once')
-  await until(() => halfOpen.messages.length > 0 && quiet.messages.length > 0, { what: 'the message' })
-  expect([halfOpen.messages, quiet.messages]).toEqual([['once'], ['once']])
-}, 40_000)
 
 test('close() while connecting, while up, and twice: nothing is left and nothing is said', async () => {
   const redis = await startRedis()
