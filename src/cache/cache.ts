@@ -155,10 +155,10 @@ export function createCache(ctx: SharedContext, given: CacheOptions = {}): Cache
     redisKey: string,
   ): Promise<{ found: Found; ttlMs: number } | undefined> {
     const known = generation.now()
-    const [reply, current] = await Promise.all([
-      readEntry(client, redisKey),
-      known ?? generation.ask(client, generationKey()),
-    ])
+    const asking = known === undefined ? generation.ask(client, generationKey()) : undefined
+    const reading = readEntry(client, redisKey)
+    const current = known ?? ((await Promise.all([asking, reading]))[0] as string)
+    const reply = await reading
     if (!reply) return undefined
     const [entry, ttlMs] = reply
     let found = decodeEntry(entry, current)

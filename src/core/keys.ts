@@ -8,8 +8,8 @@ import { show } from './options.ts'
  * |---|---|---|
  * | `ns:s:`  | session: one hash per session                    | session TTL |
  * | `ns:u:`  | session: index of sessions by user               | longest session in it |
- * | `ns:c:`  | cache entries; the prefix the hub tracks         | entry TTL + grace |
- * | `ns:cx:` | cache: leases' liveness, canaries, counters      | seconds |
+ * | `ns:c:`  | cache entries, generations, probes; what the hub tracks | entry TTL + grace; 30 days from last use; seconds |
+ * | `ns:cx:` | cache: what must not be tracked                  | seconds |
  * | `ns:r:`  | rate limits                                      | window |
  * | `ns:l:`  | locks, leaders, schedules                        | lease; fire records two periods |
  * | `ns:m:`  | shared maps                                      | owned by the application |

@@ -1,7 +1,8 @@
-import { type ClusterOptions, Redis, type RedisOptions } from 'ioredis'
+import { Redis, type RedisOptions } from 'ioredis'
 import { withDeadline } from '../core/abort.ts'
 import { channels } from '../core/channels.ts'
 import { messageOf } from '../core/errors.ts'
+import { type Address, addressOf, mapped } from './address.ts'
 import { reconnectDelayMs } from './client.ts'
 import type { ConnectTarget, RedisSource } from './source.ts'
 
@@ -171,21 +172,6 @@ export function openSubscriber(source: RedisSource, options: SubscriberOptions):
   }
 }
 
-interface Address {
-  readonly host: string
-  readonly port: number
-}
-
-function addressOf(node: unknown): Address {
-  if (typeof node === 'object' && node !== null) {
-    const { host = 'localhost', port = 6379 } = node as Partial<Address>
-    return { host, port }
-  }
-  const text = String(node)
-  const match = /^(?:rediss?:\/\/)?(?:[^@]*@)?(.*?):?(\d+)?\/?$/.exec(text)
-  return { host: match?.[1] || 'localhost', port: Number(match?.[2] ?? 6379) }
-}
-
 /** The nodes of the cluster as this one knows them, so that the configured ones may all be replaced in time. */
 async function nodesOf(redis: Redis, here: Address): Promise<readonly Address[]> {
   const slots = (await redis.cluster('SLOTS')) as unknown as [number, number, ...[string | null, number][]][]
@@ -197,12 +183,6 @@ async function nodesOf(redis: Redis, here: Address): Promise<readonly Address[]>
     }
   }
   return [...found.values()]
-}
-
-/** Where that node is for us, when the cluster's own addresses do not lead there. */
-function mapped(address: Address, natMap: ClusterOptions['natMap']): Address {
-  const key = `${address.host}:${address.port}`
-  return (typeof natMap === 'function' ? natMap(key) : natMap?.[key]) ?? address
 }
 
 /** Where this node's master is, or undefined when it is one itself. */

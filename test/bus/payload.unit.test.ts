@@ -2,7 +2,8 @@ import { isDeepStrictEqual } from 'node:util'
 import { runInNewContext } from 'node:vm'
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
-import { decodePayload, Encoding, encodePayload, parseSafely } from '../../src/bus/payload.ts'
+import { decodePayload, Encoding, encodePayload } from '../../src/bus/payload.ts'
+import { parseSafely } from '../../src/core/json.ts'
 import { fcParams } from '../helpers/random.ts'
 
 /** As it goes over the wire. */

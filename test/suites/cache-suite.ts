@@ -246,11 +246,11 @@ export function cacheSuite(name: string, open: () => Promise<CacheSuiteRedis>): 
       })
 
       test('runs once however often its lease has to be renewed', async () => {
-        const [a, b] = [another({ lease: 200 }), another({ lease: 200 })]
+        const [a, b] = [another({ lease: 600 }), another({ lease: 600 })]
         let loads = 0
         const load = async () => {
           loads += 1
-          await sleep(1_000)
+          await sleep(2_000)
           return 'late'
         }
         expect(await Promise.all([a, b, a, b].map((cache) => cache.getOrSet('slow', load)))).toEqual(

@@ -1,0 +1,97 @@
+import { describe, expect, test } from 'vitest'
+import { Freshness } from '../../src/cache/freshness.ts'
+import { NearCache } from '../../src/cache/near-cache.ts'
+import { monotonicMs } from '../../src/core/monotonic.ts'
+
+const found = { value: 'value', size: 10 }
+
+function open(): { fresh: Freshness; near: NearCache } {
+  const fresh = new Freshness(1_000, 'new')
+  fresh.proven(monotonicMs())
+  return { fresh, near: new NearCache(fresh, { maxEntries: 10, maxBytes: 10_000 }) }
+}
+
+describe('a copy', () => {
+  test('counts while there is a proof, and again when there is a new one', () => {
+    const { fresh, near } = open()
+    near.fill(near.begin('k'), found, 60_000)
+    expect(near.get('k')?.value).toBe('value')
+    const aged = new Freshness(1_000, 'new')
+    aged.proven(monotonicMs() - 1_001)
+    expect(aged.isProven()).toBe(false)
+    fresh.lost('gone')
+    expect(near.get('k')).toBeUndefined()
+    fresh.proven(monotonicMs())
+    expect(near.get('k')?.value).toBe('value')
+  })
+
+  test('is not made from a read that was sent before the hub had listened', () => {
+    const fresh = new Freshness(1_000, 'new')
+    const near = new NearCache(fresh, { maxEntries: 10, maxBytes: 10_000 })
+    const early = near.begin('k')
+    fresh.proven(monotonicMs())
+    near.fill(early, found, 60_000)
+    expect(near.size).toBe(0)
+    near.fill(near.begin('k'), found, 60_000)
+    expect(near.size).toBe(1)
+  })
+
+  test('is not made from a read that a change has overtaken', () => {
+    const { near } = open()
+    const changes: ((key: string) => void)[] = [
+      (key) => near.drop(key),
+      () => near.clear(),
+      (key) => {
+        near.beginWrite(key)
+        near.endWrite(key)
+      },
+    ]
+    for (const change of changes) {
+      const marks = [near.begin('k'), near.begin('k')]
+      const other = near.begin('other')
+      change('k')
+      for (const mark of marks) near.fill(mark, found, 60_000)
+      expect(near.get('k')).toBeUndefined()
+      for (const mark of [...marks, other]) near.end(mark)
+      near.fill(near.begin('k'), found, 60_000)
+      expect(near.get('k')).toBeDefined()
+      near.clear()
+    }
+  })
+
+  test('is not made while this process writes the key', () => {
+    const { near } = open()
+    near.beginWrite('k')
+    near.beginWrite('k')
+    near.endWrite('k')
+    near.fill(near.begin('k'), found, 60_000)
+    expect(near.size).toBe(0)
+    near.endWrite('k')
+    near.fill(near.begin('k'), found, 60_000)
+    expect(near.size).toBe(1)
+  })
+
+  test('made while Redis was away needs no proof and has its own time', () => {
+    const { fresh, near } = open()
+    fresh.lost('away')
+    near.fillWithoutProof(near.begin('k'), found, 1_000)
+    near.fillWithoutProof(near.begin('over'), found, -1)
+    expect(near.get('k')?.value).toBe('value')
+    expect(near.get('over')).toBeUndefined()
+    near.drop('k')
+    expect(near.get('k')).toBeUndefined()
+  })
+
+  test('wakes who waits for its change, once', () => {
+    const { near } = open()
+    let woken = 0
+    const mark = near.begin('k')
+    mark.onSoiled = () => void woken++
+    near.drop('other')
+    expect(woken).toBe(0)
+    near.drop('k')
+    near.drop('k')
+    near.end(mark)
+    expect(woken).toBe(1)
+  })
+})
