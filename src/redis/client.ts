@@ -57,7 +57,10 @@ export function createRedisConnection(source: RedisSource, connectionName: strin
   let checkTimer: NodeJS.Timeout | undefined
   let failure: SharedStateError | undefined
   let lastError: unknown
-  const waiters = new Set<{ resolve(client: RedisClient): void; reject(error: Error): void }>()
+  const waiters = new Set<{
+    resolve(client: RedisClient): void
+    reject(error: Error): void
+  }>()
 
   const settle = (next: 'up' | 'down'): void => {
     if (up === (next === 'up')) return
@@ -179,7 +182,11 @@ function openClient(target: ConnectTarget, connectionName: string): RedisClient 
     })
     return cluster
   }
-  const redis = new Redis({ ...target.options, ...profile, retryStrategy: reconnectDelayMs })
+  const redis = new Redis({
+    ...target.options,
+    ...profile,
+    retryStrategy: reconnectDelayMs,
+  })
   writeOncePerTick(redis)
   return redis
 }
@@ -196,7 +203,9 @@ function failInFlight(node: Redis): void {
   const flushing = node as unknown as Flushing
   const flush = flushing.flushQueue
   flushing.flushQueue = function (this: Flushing, error, which = {}) {
-    const lost = new Error('the connection closed before the reply came', { cause: error })
+    const lost = new Error('the connection closed before the reply came', {
+      cause: error,
+    })
     if (which.commandQueue !== false) flush.call(this, lost, { offlineQueue: false })
     if (which.offlineQueue !== false) flush.call(this, error, { commandQueue: false })
   }

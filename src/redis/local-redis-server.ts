@@ -51,7 +51,12 @@ async function startServer(
   const log = await open(files.log, 'a')
   // Its own session: a Ctrl-C in the terminal is for the app, which still needs Redis to drain.
   const stdio = ['ignore', log.fd, log.fd] as const
-  const child = spawn(binary.path, [files.config], { cwd: files.dir, env, stdio: [...stdio], detached: true })
+  const child = spawn(binary.path, [files.config], {
+    cwd: files.dir,
+    env,
+    stdio: [...stdio],
+    detached: true,
+  })
   try {
     if (child.pid === undefined) await once(child, 'spawn')
   } finally {

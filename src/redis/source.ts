@@ -27,7 +27,17 @@ export interface RedisSource {
  */
 export function createRedisSource(
   option: RedisOption | undefined,
-  { name, env, cwd, id }: { name: string; env: NodeJS.ProcessEnv; cwd: string; id?: string | undefined },
+  {
+    name,
+    env,
+    cwd,
+    id,
+  }: {
+    name: string
+    env: NodeJS.ProcessEnv
+    cwd: string
+    id?: string | undefined
+  },
 ): RedisSource {
   const target = resolveRedis(option, env)
   if (target.kind !== 'local') {
@@ -51,7 +61,12 @@ export function createRedisSource(
         throw error
       })
       const { socketPath } = await local
-      return { kind: 'server', label: socketPath, id: localId, options: { path: socketPath } }
+      return {
+        kind: 'server',
+        label: socketPath,
+        id: localId,
+        options: { path: socketPath },
+      }
     },
     async close() {
       const started = local
