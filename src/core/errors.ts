@@ -26,11 +26,14 @@ export type SharedStateErrorCode =
  */
 export class SharedStateError extends Error {
   readonly code: SharedStateErrorCode
+  /** 503 when Redis is away: what the error handlers of Express, Koa and Fastify answer with. */
+  declare readonly status?: 503
 
   constructor(code: SharedStateErrorCode, message: string, options?: ErrorOptions) {
     super(message, options)
     this.name = 'SharedStateError'
     this.code = code
+    if (code === 'ERR_AS_ONE_REDIS_UNAVAILABLE') Object.assign(this, { status: 503 })
   }
 }
 
