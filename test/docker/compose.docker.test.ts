@@ -183,6 +183,14 @@ function mixedLoad() {
   }
 }
 
+/** Its errors, and what it answered itself. */
+async function complaintsOfNginx(): Promise<string> {
+  const lines = (await stack.compose('logs', '--no-color', '--no-log-prefix', '--timestamps', 'nginx')).split(
+    '\n',
+  )
+  return lines.filter((line) => /\[error\]|" (502|504) /.test(line)).join('\n')
+}
+
 test('stopping a machine under load loses no request, and starting it brings it back', async () => {
   const rounds = long(2, 20)
   const load = mixedLoad()
@@ -205,6 +213,7 @@ test('stopping a machine under load loses no request, and starting it brings it 
   }
   const results = await load.stop()
   console.info(`[docker] ${rounds} machines stopped, each in at most ${Math.round(stopMs)} ms`, results)
+  if (Object.values(results).some(({ failed }) => failed > 0)) console.info(await complaintsOfNginx())
   for (const [name, { ok, failed, reasons }] of Object.entries(results)) {
     expect({ failed, reasons }, name).toEqual({ failed: 0, reasons: {} })
     expect(ok, name).toBeGreaterThan(100)
