@@ -32,6 +32,7 @@ export async function drain(
   if (delayMs > 0) await elapsed(delayMs)
   connections.stopAccepting()
   await Promise.race([connections.whenEmpty(), elapsed(lingerMs)])
+  await turns(3)
   connections.closeIdle()
   connections.endEventStreams()
   const closingMs = Math.min(1_000, timeoutMs * CLOSING_SHARE)
@@ -58,4 +59,9 @@ async function attempt(hook: ShutdownHook): Promise<void> {
 
 function elapsed(ms: number): Promise<void> {
   return new Promise((resolve) => setTimeout(resolve, Math.max(0, ms)))
+}
+
+/** On a late event loop timers come first: what has arrived meanwhile, a handed-over connection and then its request, is read in the next turns. */
+async function turns(count: number): Promise<void> {
+  for (let turn = 0; turn < count; turn++) await new Promise((resolve) => setImmediate(resolve))
 }

@@ -10,6 +10,7 @@ import { setProcessRole } from '../core/role.ts'
 import { setProcessDefaults } from '../redis/defaults.ts'
 import { createRedisSource, type RedisSource } from '../redis/source.ts'
 import { checkRedis } from './check-redis.ts'
+import { trackListeners } from './listeners.ts'
 import { MAX_WORKERS, type ResolvedClusterOptions } from './options.ts'
 import { listenToSignals, type Signals } from './signals.ts'
 import { removeStaleSocket } from './stale-socket.ts'
@@ -88,12 +89,16 @@ export async function startPrimary(
   setProcessDefaults({ name: options.name, namespace: options.namespace, source })
   closing.add(() => source.close())
 
+  const listeners = trackListeners()
+  closing.add(() => listeners.stop())
+
   let supervisor: Supervisor | undefined
   let signals: Signals | undefined
   let stopping: Promise<void> | undefined
 
   const stop = (): Promise<void> => {
     stopping ??= (async () => {
+      setTimeout(() => listeners.close(), options.drain.delayMs).unref()
       await supervisor?.stop()
       await processClosing.close() // the default instance of this process, if the app used it here
       await closing.close()

@@ -68,6 +68,9 @@ export interface Supervisor {
   readonly events: EventEmitter<SupervisorEvents>
 }
 
+/** At a stop the primary refuses connections this much earlier than its workers: what it has accepted still finds one. */
+const HAND_OVER_MS = 100
+
 export function createSupervisor(options: SupervisorOptions): Supervisor {
   const events = new EventEmitter<SupervisorEvents>()
   const slots = new Map<number, Slot>()
@@ -134,8 +137,9 @@ export function createSupervisor(options: SupervisorOptions): Supervisor {
     return worker
   }
 
-  function leave(worker: WorkerHandle, timeoutMs: number): void {
-    const { delayMs, lingerMs } = options.drain
+  function leave(worker: WorkerHandle, timeoutMs: number, extraDelayMs = 0): void {
+    const { lingerMs } = options.drain
+    const delayMs = options.drain.delayMs + extraDelayMs
     leaving.add(worker)
     if (worker.state === 'starting') worker.kill()
     else worker.drain({ delayMs, lingerMs, timeoutMs } satisfies DrainTimes)
@@ -306,7 +310,7 @@ export function createSupervisor(options: SupervisorOptions): Supervisor {
         reload = undefined
         for (const slot of slots.values()) {
           for (const worker of [slot.current, slot.next])
-            if (worker) leave(worker, options.drain.stopTimeoutMs)
+            if (worker) leave(worker, options.drain.stopTimeoutMs, HAND_OVER_MS)
         }
         slots.clear()
         reconcile()

@@ -1,7 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { describe, expect, test } from 'vitest'
 import { descendants, type NodeProcess, until } from '../helpers/fork.ts'
-import { get, keepAliveAgent } from '../helpers/http.ts'
+import { get, keepAliveAgent, request, steadyLoad } from '../helpers/http.ts'
 import { long } from '../helpers/long.ts'
 import { isFree } from '../helpers/ports.ts'
 import { fileRng } from '../helpers/random.ts'
@@ -141,4 +141,32 @@ describe('a stop before the start is over', () => {
     })
     await Promise.all(lanes)
   }, 300_000)
+})
+
+/**
+ * A client that connects in the microseconds between the primary's last look and its close is reset by the kernel; in a
+ * closed loop of 12 clients on loopback that is one in some stops. Without closing first it is all 12, at every stop.
+ */
+test('a connection made before a stop is answered: a load balancer may not send a POST twice', async () => {
+  const rounds = long(4, 25)
+  const total = { ok: 0, lost: 0 }
+  for (let round = 0; round < rounds; round++) {
+    const cluster = await startCluster({ options: { workers: 2 } })
+    await using load = steadyLoad({
+      url: cluster.url,
+      clients: 12,
+      send: () => request(`${cluster.url}/`, { method: 'POST', body: 'x'.repeat(2_000), timeout: 10_000 }),
+    })
+    await until(() => load.result.ok > 200, { what: 'a load that runs' })
+    cluster.primary.kill('SIGTERM')
+    expect(await cluster.primary.exit).toEqual({ code: 0, signal: null })
+    const { ok, reasons } = await load.stop()
+    // Refused is safe: nothing has been sent, and whoever is in front asks the next machine.
+    const { ECONNREFUSED: _refused, ECONNRESET: reset = 0, ...others } = reasons
+    expect(others).toEqual({})
+    total.ok += ok
+    total.lost += reset
+  }
+  console.info(`[stop] ${rounds} stops, fresh connections: ${total.ok} answered, ${total.lost} reset`)
+  expect(total.lost).toBeLessThanOrEqual(rounds / 2)
 })
