@@ -50,6 +50,10 @@ const projects: Record<string, { suffix: string } & NonNullable<TestProjectInlin
 export default defineConfig({
   root,
   test: {
+    // For whoever counts: `.ci/run` sums up what each run says here.
+    reporters: process.env.AS_ONE_TEST_REPORT
+      ? ['default', ['json', { outputFile: process.env.AS_ONE_TEST_REPORT }]]
+      : ['default'],
     projects: Object.entries(projects).map(([name, { suffix, ...options }], groupOrder) => ({
       root,
       test: {
