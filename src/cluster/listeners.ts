@@ -67,7 +67,10 @@ function closeWhenQuiet(handle: ListenHandle): void {
   const look = (): void => {
     const now = performance.now()
     const quiet = !accepted && now - turnBegun < SHORT_TURN_MS
-    if (quiet || now - begun > QUIET_MS) return handle.close()
+    if (quiet || now - begun > QUIET_MS) {
+      handle.close()
+      return
+    }
     accepted = false
     turnBegun = now
     setImmediate(look) // libuv accepts before the next call
