@@ -1,12 +1,8 @@
-interface Waiting {
-  readonly until: number
-  giveUp(): void
-}
-
 /** Many waits of the same length on one timer: they end in the order they began. */
 export class DeadlineQueue {
   readonly waitMs: number
-  readonly #waiting = new Set<Waiting>()
+  /** The ring's anchor: what waits longest comes after it, what came last before it. */
+  readonly #ring = new Waiting(Number.POSITIVE_INFINITY, undefined)
   #timer: NodeJS.Timeout | undefined
 
   constructor(waitMs: number) {
@@ -15,10 +11,10 @@ export class DeadlineQueue {
 
   /** Calls `giveUp` when the time is over, unless the returned function has been called before. */
   add(giveUp: () => void): () => void {
-    const waiting = { until: performance.now() + this.waitMs, giveUp }
-    this.#waiting.add(waiting)
+    const waiting = new Waiting(performance.now() + this.waitMs, giveUp)
+    waiting.enter(this.#ring)
     this.#timer ??= this.#wakeIn(this.waitMs)
-    return () => this.#waiting.delete(waiting)
+    return () => waiting.leave()
   }
 
   close(): void {
@@ -34,13 +30,48 @@ export class DeadlineQueue {
   #giveUpLate(): void {
     const now = performance.now()
     this.#timer = undefined
-    for (const waiting of this.#waiting) {
-      if (waiting.until > now) {
-        this.#timer = this.#wakeIn(waiting.until - now)
+    for (let first = this.#ring.later; first !== this.#ring; first = this.#ring.later) {
+      if (first.until > now) {
+        this.#timer = this.#wakeIn(first.until - now)
         return
       }
-      this.#waiting.delete(waiting)
-      waiting.giveUp()
+      first.leave()?.()
     }
+  }
+}
+
+/**
+ * A ring and not a Set: whenever a Set has grown, its old table keeps what was in it and leads to the new one, so that
+ * one table that the garbage collector has moved to the old generation keeps all later waits, and their requests, too.
+ * Measured with sessions: 10 µs of each request.
+ */
+class Waiting {
+  readonly until: number
+  later: Waiting = this
+  #earlier: Waiting = this
+  #giveUp: (() => void) | undefined
+
+  constructor(until: number, giveUp: (() => void) | undefined) {
+    this.until = until
+    this.#giveUp = giveUp
+  }
+
+  /** Goes to the end of `ring`. */
+  enter(ring: Waiting): void {
+    this.later = ring
+    this.#earlier = ring.#earlier
+    ring.#earlier.later = this
+    ring.#earlier = this
+  }
+
+  /** Its `giveUp`, when it still was in a ring; leaves no way from here to anything. */
+  leave(): (() => void) | undefined {
+    const giveUp = this.#giveUp
+    this.#giveUp = undefined
+    this.#earlier.later = this.later
+    this.later.#earlier = this.#earlier
+    this.later = this
+    this.#earlier = this
+    return giveUp
   }
 }

@@ -2,6 +2,7 @@ import { createHmac, type KeyObject, timingSafeEqual } from 'node:crypto'
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { TLSSocket } from 'node:tls'
 import expressSession from 'express-session'
+import { Recent } from './recent.ts'
 
 /** express-session's cookie class, with what its type declarations leave out. */
 export type SessionCookie = expressSession.Cookie & { serialize(name: string, value: string): string }
@@ -9,6 +10,21 @@ export const Cookie: new (options: object) => SessionCookie = expressSession.Coo
 
 /** A signing secret: text, bytes, or text already made into a key. */
 export type SecretKey = string | Uint8Array | KeyObject
+
+/** The secrets of a request: the first signs, all verify. */
+export interface Secrets {
+  readonly keys: readonly SecretKey[]
+  /** Cookie values these secrets have signed, as they came, and their session ids; nothing else is remembered. */
+  readonly verified: Recent<string>
+}
+
+// A cookie of ours has about 80 characters. Longer ones are verified each time.
+const VERIFIED_KEPT = 4_096
+const MAX_VERIFIED_LENGTH = 256
+
+export function secretsOf(keys: readonly SecretKey[]): Secrets {
+  return { keys, verified: new Recent(VERIFIED_KEPT) }
+}
 
 /** What other middleware may have put on the request. */
 export interface CookieRequest extends IncomingMessage {
@@ -26,15 +42,11 @@ const MAX_SAME_NAME = 8
 const SIGNATURE_LENGTH = 43
 
 /** The session id of the first cookie of this name whose signature is right; undefined when there is none. */
-export function readSessionId(
-  req: CookieRequest,
-  name: string,
-  secrets: readonly SecretKey[],
-): string | undefined {
+export function readSessionId(req: CookieRequest, name: string, secrets: Secrets): string | undefined {
   const { cookie: header } = req.headers
   if (header?.includes(name)) {
-    for (const value of cookieValues(header, name)) {
-      const sid = unsign(value, secrets)
+    for (const raw of cookieValues(header, name)) {
+      const sid = secrets.verified.get(raw) ?? verify(raw, secrets)
       if (sid !== undefined) return sid
     }
   }
@@ -42,12 +54,21 @@ export function readSessionId(
   const signed = req.signedCookies?.[name]
   if (typeof signed === 'string' && signed !== '') return signed
   const plain = req.cookies?.[name]
-  return typeof plain === 'string' ? unsign(plain, secrets) : undefined
+  return typeof plain === 'string' ? unsign(plain, secrets.keys) : undefined
 }
 
 /** `s:<sid>.<hmac>`, the format of express-session and cookie-parser. */
 export function signSessionId(sid: string, secret: SecretKey): string {
   return `s:${sid}.${hmac(sid, secret)}`
+}
+
+function verify(raw: string, { keys, verified }: Secrets): string | undefined {
+  const sid = unsign(decoded(raw), keys)
+  // A copy: a part of a string keeps the whole of it in memory, here the request's cookie header.
+  if (sid !== undefined && raw.length <= MAX_VERIFIED_LENGTH) {
+    verified.set(Buffer.from(raw, 'latin1').toString('latin1'), sid)
+  }
+  return sid
 }
 
 function unsign(value: string, secrets: readonly SecretKey[]): string | undefined {
@@ -70,7 +91,7 @@ function hmac(sid: string, secret: SecretKey): string {
   return createHmac('sha256', secret).update(sid).digest('base64').slice(0, SIGNATURE_LENGTH)
 }
 
-/** All values of one cookie: a forged one in front must not hide the real one behind it. */
+/** All values of one cookie, as they came: a forged one in front must not hide the real one behind it. */
 function cookieValues(header: string, name: string): string[] {
   const values: string[] = []
   let from = 0
@@ -79,7 +100,7 @@ function cookieValues(header: string, name: string): string[] {
     const to = semicolon < 0 ? header.length : semicolon
     const equals = header.indexOf('=', from)
     if (equals >= 0 && equals < to && header.slice(from, equals).trim() === name) {
-      values.push(decoded(header.slice(equals + 1, to).trim()))
+      values.push(header.slice(equals + 1, to).trim())
     }
     from = to + 1
   }

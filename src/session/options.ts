@@ -3,7 +3,7 @@ import type { IncomingMessage } from 'node:http'
 import { type Duration, durationMs } from '../core/duration.ts'
 import { messageOf, SharedStateError } from '../core/errors.ts'
 import { type Neighbours, OptionReader, show } from '../core/options.ts'
-import { Cookie, type CookieRequest, type SecretKey } from './cookie.ts'
+import { Cookie, type CookieRequest, type SecretKey, type Secrets, secretsOf } from './cookie.ts'
 
 /** Text or bytes that sign the session cookie; 32 random bytes are enough. */
 export type SessionSecret = string | Uint8Array
@@ -79,7 +79,7 @@ export interface ResolvedSessionOptions {
   readonly format: 'hash' | 'blob'
   readonly prefix: string
   /** @throws SharedStateError `ERR_AS_ONE_SESSION` when the secret function gives none */
-  readonly secretsFor: (req: CookieRequest) => readonly SecretKey[]
+  readonly secretsFor: (req: CookieRequest) => Secrets
   readonly cookieFor: (req: CookieRequest) => ResolvedCookieOptions
   readonly ttlMs: number
   readonly touchEveryMs: number
@@ -153,7 +153,14 @@ export function resolveSessionOptions(options: unknown): ResolvedSessionOptions 
 
 function readSecret(reader: OptionReader): ResolvedSessionOptions['secretsFor'] {
   const given = reader.raw('secret')
-  if (typeof given === 'function') return (req) => secretsMadeBy(given as SecretFunction, req)
+  if (typeof given === 'function') {
+    let last = secretsOf([])
+    return (req) => {
+      const made = secretsMadeBy(given as SecretFunction, req)
+      if (!isSameText(made, last.keys)) last = secretsOf(made)
+      return last
+    }
+  }
   if (Array.isArray(given) && given.length === 0) {
     reader.mistake('secret', 'option array must hold at least one secret')
   } else if (![given].flat().every(isSecret)) {
@@ -163,9 +170,17 @@ function readSecret(reader: OptionReader): ResolvedSessionOptions['secretsFor'] 
     const keys = [given as SessionSecret | SessionSecret[]]
       .flat()
       .map((secret) => createSecretKey(Buffer.from(secret)))
-    return () => keys
+    const secrets = secretsOf(keys)
+    return () => secrets
   }
-  return () => []
+  return () => secretsOf([])
+}
+
+/** Text alone, because bytes can be changed in place. */
+function isSameText(made: readonly SecretKey[], last: readonly SecretKey[]): boolean {
+  return (
+    made.length === last.length && made.every((key, index) => typeof key === 'string' && key === last[index])
+  )
 }
 
 type SecretFunction = (req: CookieRequest) => unknown

@@ -1,9 +1,9 @@
-import { randomBytes } from 'node:crypto'
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import expressSession from 'express-session'
 import type { SharedContext } from '../context.ts'
 import { channels } from '../core/channels.ts'
 import { SharedStateError } from '../core/errors.ts'
+import { settleAdopted } from './adopted.ts'
 import { SessionRedis } from './availability.ts'
 import { BlobStore } from './blob-store.ts'
 import { type Commit, holdResponse } from './commit.ts'
@@ -13,6 +13,7 @@ import {
   isSecure,
   isUnderPath,
   readSessionId,
+  type SecretKey,
   type SessionCookie,
   signSessionId,
 } from './cookie.ts'
@@ -25,6 +26,7 @@ import {
   recordStored,
   type SessionRecord,
 } from './fields.ts'
+import { newSessionId } from './ids.ts'
 import { type ResolvedSessionOptions, resolveSessionOptions, type SessionOptions } from './options.ts'
 import { HashStore } from './store.ts'
 
@@ -110,11 +112,12 @@ export function sessionMiddleware<Data extends object = object>(
       next()
       return
     }
-    let secret: ReturnType<ResolvedSessionOptions['secretsFor']>[number]
+    let secret: SecretKey
     try {
       if (!isUnderPath(req, options.cookieFor(req).path ?? '/')) return void next()
       const secrets = options.secretsFor(req)
-      secret = secrets[0] as typeof secret
+      secret = secrets.keys[0] as SecretKey
+      settleAdopted(req, res)
       req.sessionStore = store
       const sid = readSessionId(req, options.name, secrets)
       if (sid !== undefined) {
@@ -165,7 +168,7 @@ function sessionOf<Data extends object>(
 }
 
 function generate(req: SessionRequest, options: ResolvedSessionOptions): void {
-  const sid = options.genid ? options.genid(req) : randomBytes(24).toString('base64url')
+  const sid = options.genid ? options.genid(req) : newSessionId()
   req.sessionID = sid
   const session = new (expressSession.Session as unknown as new (req: SessionRequest) => SharedSession)(req)
   const cookie = new Cookie(options.cookieFor(req))
@@ -196,7 +199,7 @@ interface CommitContext {
   readonly options: ResolvedSessionOptions
   /** The id the client sent, if it was one of ours. */
   readonly cookieId: string | undefined
-  readonly secret: Parameters<typeof signSessionId>[1]
+  readonly secret: SecretKey
   readonly next: (error?: unknown) => void
 }
 

@@ -16,6 +16,7 @@ import {
   recordStored,
   type SessionRecord,
 } from './fields.ts'
+import { Recent } from './recent.ts'
 import {
   type Callback,
   cookieState,
@@ -36,6 +37,9 @@ export interface HashStoreOptions {
   readonly touchEveryMs: number
 }
 
+const HASHES_KEPT = 4_096
+const MAX_KEPT_LENGTH = 256
+
 /**
  * express-session's store contract over one Redis hash per session: a field per top-level key, so that requests which
  * change different keys do not undo each other's. Only changes are sent, against the baseline the session was loaded with.
@@ -45,6 +49,8 @@ export class HashStore extends RecordedStore {
   readonly #keys: Keys
   readonly #ttlMs: number
   readonly #touchEveryMs: number
+  /** By session id. */
+  readonly #hashes = new Recent<string>(HASHES_KEPT)
   /** Redis' clock minus our monotonic one; our own wall clock until Redis has told its own. */
   #clockOffset = performance.timeOrigin
 
@@ -207,7 +213,10 @@ export class HashStore extends RecordedStore {
   }
 
   #keyOf(sid: string): string {
-    return this.#keys.key('session', hash('sha256', sid, 'base64url'))
+    const known = this.#hashes.get(sid)
+    const hashed = known ?? hash('sha256', sid, 'base64url')
+    if (known === undefined && sid.length <= MAX_KEPT_LENGTH) this.#hashes.set(sid, hashed)
+    return this.#keys.key('session', hashed)
   }
 
   #overAll<T>(

@@ -433,3 +433,30 @@ function unchunked(text: string): string {
     rest = rest.slice(line.length + 4 + size)
   }
 }
+
+test('a response held twice, by two session middlewares: each commits and each sends its cookie', async () => {
+  for (const shape of [(res) => res.end('done'), (res) => res.writeHead(200).end('done')] as Shape[]) {
+    const finish: (() => void)[] = []
+    const url = await serve((_req, res) => {
+      for (const name of ['outer', 'inner']) {
+        const commit: Commit = {
+          save(done) {
+            finish.push(done)
+            return true
+          },
+          setCookie: () => `${name}=1`,
+          fail: () => {},
+        }
+        holdResponse(res, commit, 'before-headers')
+      }
+      shape(res)
+    })
+    const reply = get(url)
+    for (let i = 0; i < 2; i++) {
+      await until(() => finish.length === i + 1, { what: 'the next commit' })
+      finish[i]?.()
+    }
+    const { body, headers } = await reply
+    expect([body, headers['set-cookie']?.sort()]).toEqual(['done', ['inner=1', 'outer=1']])
+  }
+})
