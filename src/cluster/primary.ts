@@ -13,6 +13,7 @@ import { checkRedis } from './check-redis.ts'
 import { trackListeners } from './listeners.ts'
 import { MAX_WORKERS, type ResolvedClusterOptions } from './options.ts'
 import { listenToSignals, type Signals } from './signals.ts'
+import type { WorkerStatus } from './slot.ts'
 import { removeStaleSocket } from './stale-socket.ts'
 import { createSupervisor, type Supervisor, type SupervisorEvents } from './supervisor.ts'
 import { putIntoWords } from './words.ts'
@@ -27,17 +28,6 @@ export interface ClusterStatus {
   readonly workers: readonly WorkerStatus[]
   /** Workers that finish their last requests. */
   readonly draining: number
-}
-
-export interface WorkerStatus {
-  readonly index: number
-  readonly pid: number | undefined
-  /** `waiting`: for the next attempt after a crash. `parked`: left by one of `backoff.stopExitCodes`. */
-  readonly state: 'starting' | 'ready' | 'waiting' | 'parked'
-  readonly generation: number | undefined
-  readonly uptimeMs: number | undefined
-  /** Crashes since the slot exists; replacements at a reload do not count. */
-  readonly restarts: number
 }
 
 export interface PrimaryHandle {

@@ -16,12 +16,14 @@ export interface Slot {
   firstBoot: 'pending' | 'ready' | 'failed'
 }
 
-export interface SlotStatus {
+export interface WorkerStatus {
   readonly index: number
   readonly pid: number | undefined
+  /** `waiting`: for the next attempt after a crash. `parked`: left by one of `backoff.stopExitCodes`. */
   readonly state: 'starting' | 'ready' | 'waiting' | 'parked'
   readonly generation: number | undefined
   readonly uptimeMs: number | undefined
+  /** Crashes since the slot exists; replacements at a reload do not count. */
   readonly restarts: number
 }
 
@@ -39,7 +41,7 @@ export function emptySlot(index: number): Slot {
   }
 }
 
-export function statusOf(slot: Slot): SlotStatus {
+export function statusOf(slot: Slot): WorkerStatus {
   const worker = slot.current ?? slot.next
   return {
     index: slot.index,

@@ -3,7 +3,7 @@ import { channels } from '../core/channels.ts'
 import { SharedStateError } from '../core/errors.ts'
 import { type BackoffOptions, backoffMs } from './backoff.ts'
 import type { DrainTimes } from './drain.ts'
-import { emptySlot, type Slot, type SlotStatus, statusOf } from './slot.ts'
+import { emptySlot, type Slot, statusOf, type WorkerStatus } from './slot.ts'
 import {
   describeExit,
   type ForkOptions,
@@ -62,7 +62,7 @@ export interface Supervisor {
   status(): {
     readonly desired: number
     readonly generation: number
-    readonly slots: readonly SlotStatus[]
+    readonly slots: readonly WorkerStatus[]
     readonly draining: number
   }
   readonly events: EventEmitter<SupervisorEvents>
