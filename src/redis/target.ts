@@ -109,8 +109,10 @@ function targetOfUrl(url: string, source: string): RedisTarget {
   const known = /^(rediss?|unix|rediss?\+sentinel|rediss?\+cluster):\/\//.exec(url)?.[1]
   if (!known) throw configError(`${source} must start with ${SCHEMES}, got ${redacted(url)}`)
   const match = URL_FORM.exec(url)
-  // An @ further on belongs to a password that has a / in it; read as it stands, half of it would be a host.
-  if (!match || (known !== 'unix' && match[4]?.includes('@')))
+  // An @ further on belongs to a password that has a / in it; read as it stands, half of it would be a host
+  // or a path. Only a socket's path without credentials before it may have one.
+  const pathMayHaveAt = known === 'unix' && match?.[2] === undefined
+  if (!match || (!pathMayHaveAt && match[4]?.includes('@')))
     throw refuse('is malformed; encode @ / ? # in user name and passwords with encodeURIComponent')
   const [, scheme = '', userInfo, authority = '', path = '', query] = match
   const id = createHash('sha256').update(url).digest('hex')

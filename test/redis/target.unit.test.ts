@@ -124,6 +124,7 @@ test.each<[string, RegExp]>([
   ['redis://user@h', /user without a password/],
   ['redis://:50%@h', /no percent-encoding/],
   ['unix://run/redis.sock', /absolute path/],
+  ['unix://:@/secret@/run/redis.sock', /encode @/],
   ['redis+sentinel://a', /must name the master/],
   ['redis+sentinel://a/m/1/2', /must name the master/],
   ['redis+cluster://a/1', /must not name a database/],
