@@ -21,7 +21,6 @@ const projects: Record<string, { suffix: string } & NonNullable<TestProjectInlin
     suffix: 'cluster',
     globalSetup: [helper('require-dist.ts'), helper('global-setup.ts')],
     testTimeout: 120_000,
-    fileParallelism: false,
   },
   // Needs a browser, so only `npm run test:web` asks for it.
   ...(process.env.AS_ONE_WEB === '1' && {
@@ -61,7 +60,7 @@ export default defineConfig({
         include: [`test/**/*.${suffix}.test.ts`],
         setupFiles: [helper('setup.ts')],
         pool: 'forks',
-        maxWorkers: 2,
+        maxWorkers: 3, // on two cores: most of the time is spent waiting for processes and faults
         testTimeout: 30_000,
         hookTimeout: 60_000,
         sequence: { groupOrder },
