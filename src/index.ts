@@ -7,6 +7,7 @@ export {
   type SetOptions,
   sharedCache,
 } from './cache/index.ts'
+export { type AppEntry, defineConfig, type EcosystemConfig } from './cli/index.ts'
 export {
   type App,
   type ClusterHandle,

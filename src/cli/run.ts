@@ -31,16 +31,17 @@ export function addRun(program: Command): void {
         throw new SharedStateError('ERR_AS_ONE_OPTIONS', `run: there is no script at ${exec}`)
       }
       const { instances, port, ...rest } = options
-      const cluster = await startPrimaryOf(
-        { exec, args },
-        {
+      const cluster = await startPrimaryOf({
+        exec,
+        args,
+        options: {
           ...rest,
           ...(instances === undefined
             ? {}
             : { workers: /^\d+$/.test(instances) ? Number(instances) : instances }),
           ...(port === undefined ? {} : { port: Number(port), env: { PORT: port } }),
         },
-      )
+      })
       const { name, pid, workers, redis } = cluster.status()
       process.stderr.write(
         `as-one: ${name} runs on ${workers.length} workers (pid ${pid}), Redis: ${redis}\n`,

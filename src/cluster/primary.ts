@@ -11,12 +11,15 @@ import { setProcessDefaults } from '../redis/defaults.ts'
 import { createRedisSource, type RedisSource } from '../redis/source.ts'
 import { checkRedis } from './check-redis.ts'
 import { trackListeners } from './listeners.ts'
+import { redisIfThere } from './optional-redis.ts'
 import { MAX_WORKERS, type ResolvedClusterOptions } from './options.ts'
 import { listenToSignals, type Signals } from './signals.ts'
 import type { WorkerStatus } from './slot.ts'
 import { removeStaleSocket } from './stale-socket.ts'
+import type { Launch } from './start-primary-of.ts'
 import { createSupervisor, type Supervisor, type SupervisorEvents } from './supervisor.ts'
-import { putIntoWords } from './words.ts'
+import { putIntoWords, sayWithoutRedis } from './words.ts'
+import type { OnOutput } from './worker-handle.ts'
 
 export interface ClusterStatus {
   readonly name: string
@@ -50,13 +53,14 @@ export interface PrimaryHandle {
   ): () => void
 }
 
-export interface PrimaryScript {
-  /** Default: this process's own main script and arguments. */
-  readonly exec?: string
-  readonly args?: readonly string[]
-  /** An unmodified script is ready as soon as it listens; a `runCluster` app says so itself. */
-  readonly readyWhenListening: boolean
+/** What a primary of somebody else's script does differently. */
+export interface PrimaryHooks {
+  relaunch?(): Promise<{ options: ResolvedClusterOptions; launch: Launch }>
+  readonly onOutput?: OnOutput
+  onStarting?(handle: PrimaryHandle): void
 }
+
+type PrimaryOptions = ResolvedClusterOptions & { workers: number }
 
 const AGENT_URL: string = new URL('./agent.js', import.meta.url).href
 
@@ -66,16 +70,16 @@ const AGENT_URL: string = new URL('./agent.js', import.meta.url).href
  * @throws SharedStateError when Redis cannot be used or no worker starts; nothing is left running then
  */
 export async function startPrimary(
-  options: ResolvedClusterOptions & { workers: number },
-  script: PrimaryScript,
+  options: PrimaryOptions,
+  launch?: Launch,
+  hooks: PrimaryHooks = {},
 ): Promise<PrimaryHandle> {
   setProcessRole('primary')
   const closing = createClosing()
-  const source = createRedisSource(options.redis, {
-    name: options.name,
-    env: process.env,
-    cwd: process.cwd(),
-  })
+  const place = { name: options.name, cwd: launch?.cwd ?? process.cwd() }
+  const isNamed = options.redis !== undefined || Boolean(process.env.REDIS_URL)
+  const optional = launch && !isNamed ? redisIfThere(process.env, place) : undefined
+  const source = optional?.source ?? createRedisSource(options.redis, { ...place, env: process.env })
   setProcessDefaults({ name: options.name, namespace: options.namespace, source })
   closing.add(() => source.close())
 
@@ -85,6 +89,9 @@ export async function startPrimary(
   let supervisor: Supervisor | undefined
   let signals: Signals | undefined
   let stopping: Promise<void> | undefined
+  /** What the next worker is started with. */
+  let current = { options: options as ResolvedClusterOptions, launch }
+  let someHaveListened = false
 
   const stop = (): Promise<void> => {
     stopping ??= (async () => {
@@ -101,44 +108,83 @@ export async function startPrimary(
     if (stopping)
       throw new SharedStateError('ERR_AS_ONE_CLOSED', 'the cluster was stopped before it had started')
   }
+  const reload = oneAfterTheOther(async () => {
+    if (!supervisor) throw new SharedStateError('ERR_AS_ONE_CLOSED', 'the cluster has not started yet')
+    const before = current
+    if (hooks.relaunch) {
+      try {
+        current = await hooks.relaunch()
+      } catch (error) {
+        throw tellReloadFailed(supervisor, error)
+      }
+      setUpFork(current.options, current.launch, hooks)
+    }
+    try {
+      await supervisor.reload()
+    } catch (error) {
+      current = before
+      setUpFork(current.options, current.launch, hooks)
+      throw error
+    }
+  })
+
   // From the first moment on: a Ctrl-C while Redis starts must not leave it behind.
   signals = listenToSignals({
     stop,
     kill: () => supervisor?.kill(),
-    reload: () => void supervisor?.reload().catch(() => {}), // told as 'reload-failed'
+    reload: () => void reload().catch(() => {}), // told as 'reload-failed'
     scale: (by) => supervisor?.scale(Math.min(MAX_WORKERS, Math.max(1, supervisor.status().desired + by))),
   })
 
   try {
-    await checkRedis(source)
+    if (optional) {
+      const missing = await optional.settle()
+      if (missing !== undefined) sayWithoutRedis(missing)
+    } else await checkRedis(source)
     if ('path' in options.listen) await removeStaleSocket(options.listen.path)
     checkStillWanted()
     const redisUrl = await urlForWorkers(options, source)
     checkStillWanted()
     const hub = openHub(options, redisUrl, source, closing)
-    setUpFork(options, script)
+    setUpFork(options, launch, hooks)
     supervisor = createSupervisor({
       desired: options.workers,
-      backoff: options.backoff,
-      stopExitCodes: options.stopExitCodes,
-      drain: options.drain,
+      get backoff() {
+        return current.options.backoff
+      },
+      get stopExitCodes() {
+        return current.options.stopExitCodes
+      },
+      get drain() {
+        return current.options.drain
+      },
       forkOptions: (index) => {
         const announcement = hub.announce(index)
+        const now = current
         return {
           env: {
-            ...options.env,
+            ...now.options.env,
+            NODE_APP_INSTANCE: `${index}`,
+            ...now.launch?.envOf?.(index),
             ...announcementEnv(announcement),
             AS_ONE_WORKER: `${index}`,
-            NODE_APP_INSTANCE: `${index}`,
           },
-          readyTimeoutMs: options.readyTimeoutMs,
-          readyWhenListening: script.readyWhenListening,
+          readyTimeoutMs: now.options.readyTimeoutMs,
+          readyWhen: !now.launch ? 'told' : now.launch.waitReady ? 'message' : 'listening',
+          settleMs: someHaveListened || now.launch?.waitReady ? undefined : now.launch?.settleMs,
+          onOutput: hooks.onOutput,
+          onListening: () => {
+            someHaveListened = true
+          },
           onChannel: (socket) => serveChannel(socket, hub.hub, announcement),
         }
       },
     })
     closing.add(putIntoWords(supervisor.events))
+    const handle = handleOf(options, source, supervisor, { reload, stop })
+    hooks.onStarting?.(handle)
     await supervisor.start()
+    return handle
   } catch (error) {
     if (!stopping) supervisor?.kill() // else those that serve already are draining
     await stop().catch((failure: unknown) => {
@@ -148,7 +194,35 @@ export async function startPrimary(
     })
     throw error
   }
-  return handleOf(options, source, supervisor, stop)
+}
+
+/** A call while one runs may be for something newer than what that one has read: one more run serves all such calls. */
+function oneAfterTheOther(run: () => Promise<void>): () => Promise<void> {
+  let running: Promise<void> | undefined
+  let again: Promise<void> | undefined
+  const begin = (): Promise<void> => {
+    running = run().finally(() => {
+      running = undefined
+    })
+    return running
+  }
+  return () => {
+    if (!running) return begin()
+    again ??= running
+      .catch(() => {})
+      .then(() => {
+        again = undefined
+        return begin()
+      })
+    return again
+  }
+}
+
+function tellReloadFailed({ events }: Supervisor, cause: unknown): SharedStateError {
+  const message = `reload failed, the old workers stay: ${messageOf(cause)}`
+  const error = new SharedStateError('ERR_AS_ONE_RELOAD', message, { cause })
+  events.emit('reload-failed', error)
+  return error
 }
 
 interface AnnouncedHub {
@@ -179,15 +253,20 @@ async function urlForWorkers(
   return typeof url === 'string' ? url : undefined
 }
 
-function setUpFork(options: ResolvedClusterOptions, script: PrimaryScript): void {
+function setUpFork(
+  options: ResolvedClusterOptions,
+  launch: Launch | undefined,
+  { onOutput }: PrimaryHooks,
+): void {
   cluster.schedulingPolicy = options.balance === 'os' ? cluster.SCHED_NONE : cluster.SCHED_RR
   cluster.setupPrimary({
-    exec: script.exec ?? process.argv[1] ?? '',
-    args: [...(script.args ?? process.argv.slice(2))],
+    exec: launch?.exec ?? process.argv[1] ?? '',
+    args: [...(launch?.args ?? process.argv.slice(2))],
+    ...(launch?.cwd !== undefined && { cwd: launch.cwd }),
     // A preload, never a wrapper: require.main, argv and import.meta stay the app's own.
-    execArgv: [...process.execArgv, '--import', AGENT_URL],
+    execArgv: [...(launch?.nodeArgs ?? process.execArgv), '--import', AGENT_URL],
     // stdout is inherited; stderr is read, because a reload that fails tells the last lines of it; 4 is the bus channel.
-    stdio: ['inherit', 'inherit', 'pipe', 'ipc', 'pipe'],
+    stdio: ['inherit', onOutput ? 'pipe' : 'inherit', 'pipe', 'ipc', 'pipe'],
   })
   // Whoever reads our output may go before us.
   process.stdout.on('error', () => {})
@@ -198,7 +277,7 @@ function handleOf(
   options: ResolvedClusterOptions,
   source: RedisSource,
   supervisor: Supervisor,
-  stop: () => Promise<void>,
+  { reload, stop }: Pick<PrimaryHandle, 'reload' | 'stop'>,
 ): PrimaryHandle {
   const events = supervisor.events as EventEmitter
   return {
@@ -208,7 +287,7 @@ function handleOf(
       return { name: options.name, pid: process.pid, redis: source.label, ...rest, workers: slots }
     },
     scale: (to) => supervisor.scale(desiredOf(to, supervisor.status().desired)),
-    reload: () => supervisor.reload(),
+    reload,
     stop,
     on(event, listener) {
       events.on(event, listener)

@@ -44,7 +44,7 @@ async function run(app: App, given: ClusterOptions | undefined): Promise<Cluster
   // A worker of somebody else's primary (PM2's, for one) is one of several already, and cannot fork.
   if (workers === 'inline' || cluster.isWorker) return runInline(app, options)
   checkNotListening(app)
-  return startPrimary({ ...options, workers }, { readyWhenListening: false })
+  return startPrimary({ ...options, workers })
 }
 
 function calledTwice(): SharedStateError {

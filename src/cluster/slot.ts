@@ -23,6 +23,8 @@ export interface WorkerStatus {
   readonly state: 'starting' | 'ready' | 'waiting' | 'parked'
   readonly generation: number | undefined
   readonly uptimeMs: number | undefined
+  /** False for a script that never does. */
+  readonly listens: boolean
   /** Crashes since the slot exists; replacements at a reload do not count. */
   readonly restarts: number
 }
@@ -49,6 +51,7 @@ export function statusOf(slot: Slot): WorkerStatus {
     state: slot.current ? 'ready' : slot.next ? 'starting' : slot.parked ? 'parked' : 'waiting',
     generation: worker?.generation,
     uptimeMs: worker && Date.now() - worker.startedAt,
+    listens: worker?.listens ?? false,
     restarts: slot.restarts,
   }
 }

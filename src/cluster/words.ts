@@ -58,6 +58,11 @@ export function putRedisIntoWords(): () => void {
   return () => channels.redis.unsubscribe(onRedis)
 }
 
+/** A script of the command line that may not need one. */
+export function sayWithoutRedis(reason: string): void {
+  say(`runs without Redis, so shared state will fail: ${reason}`)
+}
+
 function named(worker: WorkerHandle): string {
   return worker.pid === 0 ? `worker ${worker.index}` : `worker ${worker.index} (pid ${worker.pid})`
 }

@@ -13,6 +13,8 @@ export interface WorkerHandle {
   readonly pid: number
   readonly state: WorkerState
   readonly startedAt: number
+  /** On a port of the cluster, since it has been started. */
+  readonly listens: boolean
   /** Why it could not be started or run, as it has told us over IPC; its stderr does not have it. */
   readonly report: string | undefined
   /** Why it ended or will: its own report, else its last stderr lines. */
@@ -35,13 +37,25 @@ export interface WorkerExit {
   readonly forced: boolean
 }
 
+/**
+ * When a worker counts as ready: `told` by `runCluster`, as soon as it is `listening`, or by the `message` 'ready'. In
+ * each case what `runCluster` says is believed.
+ */
+export type ReadyWhen = 'told' | 'listening' | 'message'
+
+export type OnOutput = (index: number, stream: 'stdout' | 'stderr', chunk: Buffer) => void
+
 export interface ForkOptions {
   readonly index: number
   readonly generation: number
   readonly env: Readonly<Record<string, string>>
   readonly readyTimeoutMs: number
-  /** A script that is no `runCluster` app is ready as soon as it listens. */
-  readonly readyWhenListening: boolean
+  readonly readyWhen: ReadyWhen
+  /** Taken for ready after this long though it does not listen: a queue worker never will. Undefined: it must. */
+  readonly settleMs?: number | undefined
+  readonly onListening: () => void
+  /** Gets what it writes. Default: stdout is inherited, stderr passed on. */
+  readonly onOutput?: OnOutput | undefined
   /** The worker's end of the bus channel is its fd 4. */
   readonly onChannel: (socket: Socket) => void
 }
@@ -73,11 +87,19 @@ export function forkWorker(options: ForkOptions, events: WorkerEvents): WorkerHa
   let failure: string | undefined
   let tail = ''
   let forced = false
+  let listens = false
   let killTimer: NodeJS.Timeout | undefined
   const readyTimer = setTimeout(() => {
-    report = `it was not ready within ${options.readyTimeoutMs} ms (readyTimeout): the app has not come to listen`
+    report = `it was not ready within ${options.readyTimeoutMs} ms (readyTimeout): ${options.readyWhen === 'message' ? "the app has not sent 'ready'" : 'the app has not come to listen'}`
     child.kill('SIGKILL')
   }, options.readyTimeoutMs)
+
+  const settleTimer =
+    options.settleMs === undefined ? undefined : setTimeout(() => becomeReady(), options.settleMs)
+  const stopWaiting = (): void => {
+    clearTimeout(readyTimer)
+    clearTimeout(settleTimer)
+  }
 
   const handle: WorkerHandle = {
     index: options.index,
@@ -87,6 +109,9 @@ export function forkWorker(options: ForkOptions, events: WorkerEvents): WorkerHa
     get state() {
       return state
     },
+    get listens() {
+      return listens
+    },
     get report() {
       return report ?? (child.pid === undefined ? failure : undefined)
     },
@@ -95,7 +120,7 @@ export function forkWorker(options: ForkOptions, events: WorkerEvents): WorkerHa
     },
     drain(times) {
       if (state === 'draining' || state === 'dead') return
-      clearTimeout(readyTimer)
+      stopWaiting()
       state = 'draining'
       killTimer = setTimeout(() => {
         forced = true
@@ -110,7 +135,7 @@ export function forkWorker(options: ForkOptions, events: WorkerEvents): WorkerHa
 
   const becomeReady = (): void => {
     if (state !== 'starting') return
-    clearTimeout(readyTimer)
+    stopWaiting()
     state = 'ready'
     events.ready(handle)
   }
@@ -121,19 +146,27 @@ export function forkWorker(options: ForkOptions, events: WorkerEvents): WorkerHa
   child.on('message', (received: unknown) => {
     const message = unwrap<ToPrimary>(received)
     if (message?.type === 'ready') becomeReady()
+    else if (received === 'ready' && options.readyWhen === 'message') becomeReady()
     else if (message?.type === 'retire') events.retire(handle)
     else if (message?.type === 'failed')
       report = message.stack?.includes(message.message) ? message.stack : message.message
   })
-  if (options.readyWhenListening) worker.on('listening', becomeReady)
+  worker.on('listening', () => {
+    listens = true
+    options.onListening()
+    if (options.readyWhen === 'listening') becomeReady()
+  })
   // Both emit it: a fork that failed, and Node's own message to a worker that has just died (EPIPE).
   const onError = (error: Error): void => {
     failure ??= error.message
   }
   worker.on('error', onError)
   child.on('error', onError)
+  const { onOutput } = options
+  if (onOutput) child.stdout?.on('data', (chunk: Buffer) => onOutput(options.index, 'stdout', chunk))
   child.stderr?.on('data', (chunk: Buffer) => {
-    process.stderr.write(chunk)
+    if (onOutput) onOutput(options.index, 'stderr', chunk)
+    else process.stderr.write(chunk)
     tail = (tail + chunk.toString()).slice(-STDERR_TAIL_BYTES)
   })
   // None at all when the system had no file descriptors left for it; 'close' follows.
@@ -143,7 +176,7 @@ export function forkWorker(options: ForkOptions, events: WorkerEvents): WorkerHa
 
   const onExit = (code: number | null, signal: NodeJS.Signals | null): void => {
     if (state === 'dead') return
-    clearTimeout(readyTimer)
+    stopWaiting()
     clearTimeout(killTimer)
     state = 'dead'
     events.exited(handle, { code, signal, forced })
@@ -163,6 +196,7 @@ function stillborn({ index, generation }: ForkOptions, events: WorkerEvents, rea
     pid: 0,
     state: 'dead',
     startedAt: Date.now(),
+    listens: false,
     report: reason,
     reason,
     drain() {},

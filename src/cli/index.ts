@@ -1,0 +1,1 @@
+export { type AppEntry, defineConfig, type EcosystemConfig } from './define-config.ts'
