@@ -1,0 +1,73 @@
+import { mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { Redis } from 'ioredis'
+import { freePort } from './ports.mjs'
+import { start } from './processes.mjs'
+
+/** A Redis of one contender's own, without persistence, on TCP and on a unix socket. */
+export async function startRedis() {
+  const dir = mkdtempSync(join(tmpdir(), 'bench-'))
+  const port = await freePort()
+  const socket = join(dir, 'redis.sock')
+  const own = [
+    '--port',
+    String(port),
+    '--bind',
+    '127.0.0.1',
+    '--dir',
+    dir,
+    '--save',
+    '',
+    '--appendonly',
+    'no',
+  ]
+  const server = start('redis-server', [...own, '--unixsocket', socket])
+  await server.waitFor(/Ready to accept connections/)
+  const client = new Redis(port)
+  client.on('error', () => {}) // commands reject
+  return {
+    pid: server.pid,
+    client,
+    tcp: `redis://127.0.0.1:${port}`,
+    unix: `unix://${socket}`,
+    /** Its own count of CPU time (µs) and of bytes. */
+    async counters() {
+      const info = await client.info('everything')
+      const field = (name) => Number(new RegExp(`^${name}:(.*?)\r?$`, 'm').exec(info)?.[1])
+      return {
+        cpuUs: (field('used_cpu_user') + field('used_cpu_sys')) * 1e6,
+        bytesIn: field('total_net_input_bytes'),
+        bytesOut: field('total_net_output_bytes'),
+        memoryMb: field('used_memory') / 2 ** 20,
+      }
+    },
+    /** The commands that clients sent while `work` ran, by name; what scripts call is not among them. */
+    async sentDuring(work) {
+      const monitor = await client.monitor()
+      const sent = new Map()
+      monitor.on('monitor', (_time, args, source) => {
+        if (source === 'lua') return
+        const name = String(args[0]).toLowerCase()
+        sent.set(name, (sent.get(name) ?? 0) + 1)
+      })
+      try {
+        return { result: await work(), sent }
+      } finally {
+        await new Promise((resolve) => setTimeout(resolve, 50)) // what is still on its way to the monitor
+        monitor.disconnect()
+      }
+    },
+    async stop() {
+      client.disconnect()
+      await server.stop()
+      rmSync(dir, { recursive: true, force: true })
+    },
+  }
+}
+
+export async function redisVersion() {
+  const server = start('redis-server', ['--version'])
+  await server.exit
+  return /v=(\S+)/.exec(server.output())?.[1]
+}

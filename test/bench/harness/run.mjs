@@ -1,0 +1,100 @@
+import { median, spread, verdictOf } from './verdict.mjs'
+
+const DEFAULTS = { sittings: 2, mostSittings: 4, rounds: 4, sampleMs: 2_000, warmUpMs: 4_000 }
+
+/**
+ * One case of a suite: all contenders are open at the same time and measured in turn, forwards and backwards, so that
+ * whatever the machine does meanwhile happens to all of them. Each sitting starts them anew, because a process keeps
+ * the luck of its start (memory layout, compiled code). An undecided bar adds sittings.
+ */
+export async function runCase(suite, { name, contenders, ...own }, { options, say, absent }) {
+  const plan = { ...DEFAULTS, ...suite.plan, ...own.plan, ...options }
+  const names = Object.keys(contenders).filter((each) => !absent.has(each))
+  const bars = suite.bars.filter(
+    (bar) => bar.case === name && barNeeds(bar).every((each) => names.includes(each)),
+  )
+  const rounds = []
+  let facts = {}
+  let verdicts = []
+  for (let sitting = 0; sitting < plan.mostSittings; sitting++) {
+    if (sitting >= plan.sittings && !verdicts.some(({ verdict }) => verdict === 'undecided')) break
+    say(`${suite.name}, ${name}: sitting ${sitting + 1}`)
+    facts = await sit(contenders, names, plan, rounds, say)
+    verdicts = bars.map((bar) => ({ ...bar, ...verdictOf(bar, rounds, facts) }))
+  }
+  return {
+    name,
+    names,
+    rounds: rounds.length,
+    figures: figuresOf(names, rounds),
+    facts,
+    verdicts,
+    added: suite.added,
+  }
+}
+
+async function sit(contenders, names, plan, rounds, say) {
+  const open = new Map()
+  try {
+    for (const name of names) open.set(name, await contenders[name]({ smoke: false }))
+    for (const [name, subject] of open) {
+      say(`  ${name}: warming up`)
+      await subject.sample(plan.warmUpMs)
+    }
+    for (let i = 0; i < plan.rounds; i++) {
+      const round = {}
+      for (const name of i % 2 ? names.toReversed() : names)
+        round[name] = await open.get(name).sample(plan.sampleMs)
+      rounds.push(round)
+      say(`  round ${i + 1}: ${names.map((name) => `${name} ${Math.round(round[name].rate)}/s`).join(', ')}`)
+    }
+    const facts = {}
+    for (const [name, subject] of open) {
+      facts[name] = { ...(await subject.facts?.()), ...(subject.readyMs && { readyMs: subject.readyMs }) }
+    }
+    return facts
+  } finally {
+    for (const subject of open.values()) await subject.close()
+  }
+}
+
+/** A contender is opened, checked and used for a moment: says nothing about speed. */
+export async function smoke(open) {
+  const subject = await open({ smoke: true })
+  try {
+    const { rate } = await subject.sample(50)
+    if (!(rate > 0)) throw new Error('it did nothing')
+    await subject.facts?.()
+  } finally {
+    await subject.close()
+  }
+}
+
+function figuresOf(names, rounds) {
+  const figures = {}
+  for (const name of names) {
+    figures[name] = {}
+    for (const metric of Object.keys(rounds[0]?.[name] ?? {})) {
+      const values = rounds.map((round) => round[name][metric]).filter((value) => value !== undefined)
+      figures[name][metric] = { median: median(values), spread: spread(values) }
+    }
+  }
+  return figures
+}
+
+/** The contenders a bar speaks of, found by letting it look. */
+function barNeeds(bar) {
+  const asked = new Set()
+  const anything = new Proxy({}, { get: () => 1 })
+  const looked = new Proxy(
+    {},
+    {
+      get(_target, name) {
+        asked.add(name)
+        return anything
+      },
+    },
+  )
+  ;(bar.fact ?? bar.value)(looked)
+  return [...asked]
+}

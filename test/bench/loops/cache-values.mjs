@@ -1,0 +1,33 @@
+import assert from 'node:assert/strict'
+
+export const KEYS = 500
+
+/** About 400 bytes as JSON. */
+export const product = (n) => ({
+  id: n,
+  name: `Product ${n}`,
+  price: 4200 + n,
+  description: 'made to be compared, '.repeat(10),
+  tags: ['blue', 'cotton'],
+  stock: { berlin: 3, lisbon: 12, oslo: 0 },
+})
+
+export const keys = Array.from({ length: KEYS }, (_, n) => `product:${n}`)
+
+/** `operate(n)` in turn over all keys, `atOnce` at a time. */
+export function batchOf(operate, atOnce) {
+  let turn = 0
+  return async (count) => {
+    for (let left = count; left > 0; left -= atOnce) {
+      const some = Math.min(atOnce, left)
+      if (some === 1) await operate(turn++ % KEYS)
+      else await Promise.all(Array.from({ length: some }, () => operate(turn++ % KEYS)))
+    }
+    return count
+  }
+}
+
+/** What was stored is what is read, as a value of its own. */
+export async function checkValue(read) {
+  for (const n of [0, 7]) assert.deepEqual(await read(n), product(n))
+}

@@ -1,0 +1,6 @@
+import { appWith } from './app.mjs'
+
+export default appWith((req, _res, next) => {
+  req.session = {}
+  next()
+})
