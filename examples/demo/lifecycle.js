@@ -1,6 +1,4 @@
 // What only a demo has: a button that kills workers. And one that reloads all.
-import { Server } from 'node:net'
-import { setTimeout as sleep } from 'node:timers/promises'
 import { broadcast, subscribe } from 'as-one'
 import { me } from './me.js'
 
@@ -8,9 +6,8 @@ import { me } from './me.js'
  * Why no request fails when a worker gets SIGKILL here:
  *
  * - A request that a process holds when SIGKILL comes is lost, on any server. So the worker answers what it has begun
- *   and dies in a moment when it holds nothing.
- * - A connection that the primary hands over in the moment of death would be answered by nobody. So the worker leaves
- *   the round robin first. These two are the favours that this demo does itself; a `kill -9` from a shell does not wait.
+ *   and dies in a moment when it holds nothing: a favour that this demo does itself; a `kill -9` from a shell does not wait.
+ * - A connection that the primary hands over in the moment of death goes to another worker.
  * - Its kept-alive connections end without a good-bye, and a request may be on its way on one of them. Browsers send
  *   it again on a new connection, which goes to a worker that lives: Chromium whenever the connection has been used
  *   before and no byte of the answer has come, Firefox and Safari the same for GET.
@@ -35,13 +32,10 @@ export function askToDie(id) {
   broadcast('demo.kill', { id, worker: me })
 }
 
-/** @param {import('node:net').Server} server the one that this worker listens with */
-export function dieWhenAsked(server) {
-  subscribe('demo.kill', async ({ id }) => {
+export function dieWhenAsked() {
+  subscribe('demo.kill', ({ id }) => {
     if (id !== me.id) return
     setTimeout(die, 2_000) // at the latest
-    Server.prototype.close.call(server) // http.Server's own close() would say good-bye to idle connections
-    await sleep(50) // connections that are being handed over go to another worker now
     whenIdle = () => inFlight === 0 && die()
     whenIdle()
   })

@@ -15,5 +15,5 @@ if (cluster.role === 'primary') {
   cluster.server.maxRequestsPerSocket = 8
 
   const { dieWhenAsked } = await import('./lifecycle.js')
-  dieWhenAsked(cluster.server)
+  dieWhenAsked()
 }

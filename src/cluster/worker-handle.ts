@@ -3,6 +3,7 @@ import type { Socket } from 'node:net'
 import { messageOf } from '../core/errors.ts'
 import { type ToPrimary, type ToWorker, unwrap, wrap } from './control.ts'
 import type { DrainTimes } from './drain.ts'
+import { redispatchOnDeath } from './redispatch.ts'
 
 export type WorkerState = 'starting' | 'ready' | 'draining' | 'dead'
 
@@ -80,6 +81,7 @@ export function forkWorker(options: ForkOptions, events: WorkerEvents): WorkerHa
   } catch (error) {
     return stillborn(options, events, messageOf(error))
   }
+  redispatchOnDeath(worker)
   const child = worker.process
   const startedAt = Date.now()
   let state: WorkerState = 'starting'
