@@ -2,7 +2,8 @@ import { Cluster, Redis, type RedisOptions } from 'ioredis'
 import { withDeadline } from '../core/abort.ts'
 import { channels } from '../core/channels.ts'
 import { messageOf, SharedStateError } from '../core/errors.ts'
-import { writeOncePerTick } from './one-write-per-tick.ts'
+import { failLateCommands, type LateCommandsOptions } from './late-commands.ts'
+import { writeOncePerTurn } from './one-write-per-turn.ts'
 import type { ConnectTarget, RedisSource } from './source.ts'
 import { checkServerVersion } from './version.ts'
 
@@ -18,14 +19,14 @@ export const CONNECT_DEADLINE_MS = 5_000
 const STATE_PROFILE = {
   enableOfflineQueue: false,
   autoResendUnfulfilledCommands: false,
-  maxRetriesPerRequest: 0, // commands in flight fail with the connection; at 1 they wait for their commandTimeout
+  maxRetriesPerRequest: 0, // commands in flight fail with the connection; at 1 they wait for their deadline
   connectTimeout: 2_000,
-  commandTimeout: 1_000,
-  socketTimeout: 3_000,
   replyMapping: 'legacy', // rooms read the shapes that RESP2 and RESP3 share
   stringNumbers: false,
   enableAutoPipelining: false,
 } as const satisfies RedisOptions
+
+const DEADLINES: LateCommandsOptions = { commandMs: 1_000, silenceMs: 3_000 }
 
 /** A server that takes connections and refuses or does not answer INFO is asked again over a new one. */
 const CHECK_AGAIN_MS = 500
@@ -174,21 +175,28 @@ function openClient(target: ConnectTarget, connectionName: string): RedisClient 
       lazyConnect: true,
       scaleReads: 'master', // a replica may be behind: state that was just written is read back
       clusterRetryStrategy: reconnectDelayMs,
-      redisOptions: { ...target.options.redisOptions, ...perNode },
+      redisOptions: { ...withoutTimers(target.options.redisOptions), ...perNode },
     })
     cluster.on('+node', (node: Redis) => {
-      writeOncePerTick(node)
+      writeOncePerTurn(node)
+      failLateCommands(node, DEADLINES)
       failInFlight(node)
     })
     return cluster
   }
   const redis = new Redis({
-    ...target.options,
+    ...withoutTimers(target.options),
     ...profile,
     retryStrategy: reconnectDelayMs,
   })
-  writeOncePerTick(redis)
+  writeOncePerTurn(redis)
+  failLateCommands(redis, DEADLINES)
   return redis
+}
+
+/** What `failLateCommands` does instead. */
+function withoutTimers({ commandTimeout, socketTimeout, ...rest }: RedisOptions = {}): RedisOptions {
+  return rest
 }
 
 interface Flushing {
