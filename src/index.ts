@@ -1,11 +1,18 @@
 export {
   type Cache,
+  type CacheEntry,
+  type CacheEvents,
+  type CacheListener,
   type CacheOptions,
   type CacheStats,
+  type LifeOptions,
+  type LoaderOptions,
   type LoadOptions,
   type NearOptions,
+  type Serializer,
   type SetOptions,
   sharedCache,
+  type WrapOptions,
 } from './cache/index.ts'
 export { type AppEntry, defineConfig, type EcosystemConfig } from './cli/index.ts'
 export {

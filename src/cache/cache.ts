@@ -1,24 +1,30 @@
 import type { SharedContext } from '../context.ts'
-import { withDeadline } from '../core/abort.ts'
-import { channels } from '../core/channels.ts'
-import { SharedStateError } from '../core/errors.ts'
-import type { RedisClient } from '../redis/client.ts'
-import { decodeEntry, decodeValue, encodeEntry, encodeValue, type Found, OTHER_GENERATION } from './entry.ts'
-import { FarCache, isUnavailable, readEntry } from './far-cache.ts'
-import { Freshness } from './freshness.ts'
-import { Generation } from './generation.ts'
-import { NearCache } from './near-cache.ts'
+import { CacheEngine, namespaceVersion, tagVersion } from './engine.ts'
+import type { CacheEvents, CacheListener } from './events.ts'
 import {
   type CacheOptions,
   checkKey,
   type LoadOptions,
+  type ResolvedLife,
   resolveCacheOptions,
-  resolveLoadTtl,
-  resolveSetTtl,
+  resolveLoad,
+  resolveSet,
   type SetOptions,
 } from './options.ts'
-import { publishUnavailable, SingleFlight } from './single-flight.ts'
-import { type CacheStats, createCounters } from './stats.ts'
+import type { CacheStats } from './stats.ts'
+import { GENERATION } from './versions.ts'
+
+/** One of `setMany`. */
+export interface CacheEntry extends SetOptions {
+  readonly key: string
+  readonly value: unknown
+}
+
+/** For `wrap`. */
+export interface WrapOptions<Args extends readonly unknown[]> extends LoadOptions {
+  /** The key of a call. */
+  key(...args: Args): string
+}
 
 /**
  * A cache that all workers share: copies in each process in front of Redis. Values are JSON and deeply frozen; null,
@@ -35,15 +41,27 @@ export interface Cache {
   peek<Value = unknown>(key: string): Value | undefined
   /** Whether `get` would find a value. */
   has(key: string): Promise<boolean>
+  /** As many `get`, with one command to Redis for 64 of them (on Cluster one for each). */
+  getMany<Value = unknown>(keys: readonly string[]): Promise<(Value | undefined)[]>
   /**
    * The value; when there is none, `loader` makes it, once for all callers of all processes. What it throws is passed
-   * on and not stored; undefined is passed on and not stored.
+   * on and not stored; undefined is passed on and not stored, unless `negativeTtl` says so.
    *
    * @throws SharedStateError `ERR_AS_ONE_CACHE` for a key or value that cannot be stored, `ERR_AS_ONE_OPTIONS`,
-   * `ERR_AS_ONE_ABORTED`, `ERR_AS_ONE_CLOSED`
+   * `ERR_AS_ONE_TIMEOUT` after `hardTimeout`, `ERR_AS_ONE_ABORTED`, `ERR_AS_ONE_CLOSED`
    * @example const product = await cache.getOrSet(`product:${id}`, () => db.product(id), { ttl: '1m' })
    */
   getOrSet<Value>(key: string, loader: () => Value | Promise<Value>, options?: LoadOptions): Promise<Value>
+  /**
+   * `fn` through `getOrSet`.
+   *
+   * @throws SharedStateError `ERR_AS_ONE_OPTIONS`
+   * @example const user = cache.wrap((id: number) => db.user(id), { key: (id) => `user:${id}`, ttl: '1m' })
+   */
+  wrap<Args extends readonly unknown[], Value>(
+    fn: (...args: Args) => Value | Promise<Value>,
+    options: WrapOptions<Args>,
+  ): (...args: Args) => Promise<Value>
   /**
    * Resolves when Redis has the value; every process drops its copy at the latest `maxStaleness` later. When it
    * rejects, the value may or may not have been written.
@@ -51,12 +69,29 @@ export interface Cache {
    * @throws SharedStateError `ERR_AS_ONE_REDIS_UNAVAILABLE`, `ERR_AS_ONE_CACHE`, `ERR_AS_ONE_OPTIONS`, `ERR_AS_ONE_CLOSED`
    */
   set(key: string, value: unknown, options?: SetOptions): Promise<void>
+  /** As many `set`; when it rejects, any of them may have been written. */
+  setMany(entries: readonly CacheEntry[]): Promise<void>
   /** Resolves when Redis has deleted it; otherwise as `set`. */
   delete(key: string): Promise<void>
-  /** Deletes all entries of this cache, in one step however many there are; otherwise as `set`. */
+  /** As many `delete`. */
+  deleteMany(keys: readonly string[]): Promise<void>
+  /** Deletes all entries with one of these tags, in one step for each tag however many there are; otherwise as `set`. */
+  deleteByTag(...tags: string[]): Promise<void>
+  /** Ends the TTL now: as `delete`, but a value with `grace` can still be fallen back on. */
+  expire(key: string): Promise<void>
+  /** Deletes all entries of this cache or namespace, in one step however many there are; otherwise as `set`. */
   clear(): Promise<void>
+  /**
+   * The part of this cache whose keys begin with `name:`, with a `clear()` of its own. What is in it and was not
+   * written through it does not belong to it.
+   *
+   * @throws SharedStateError `ERR_AS_ONE_CACHE`
+   */
+  namespace(name: string): Cache
   stats(): CacheStats
-  /** Lets go of the copies. Idempotent. */
+  /** Returns the function that ends it. */
+  on<Event extends keyof CacheEvents>(event: Event, listener: CacheListener<Event>): () => void
+  /** Lets go of the copies; of a namespace: of the whole cache. Idempotent. */
   close(): Promise<void>
 }
 
@@ -66,200 +101,76 @@ export interface Cache {
  * @throws SharedStateError `ERR_AS_ONE_OPTIONS` that names every mistake
  */
 export function createCache(ctx: SharedContext, given: CacheOptions = {}): Cache {
-  const options = resolveCacheOptions(given)
-  const { name, ttlMs, maxStalenessMs } = options
-  const counters = createCounters()
-  const fresh = new Freshness(maxStalenessMs, options.l1 ? 'not used yet' : 'switched off by l1: false')
-  const near = new NearCache(fresh, options.l1)
-  const far = new FarCache(ctx.redis, options.timeoutMs)
-  const generation = new Generation(fresh)
-  const flights = new SingleFlight({ options, near, far, fresh, generation, counters })
-  const forget = ctx.closing.add(close)
-  const namePrefix = `${name}:`
-  let stopWatching: (() => void) | undefined
-  let started = false
-  let closed = false
-
-  const keyOf = (key: string): string => ctx.keys.key('cache', namePrefix + checkKey(key))
-  const generationKey = (): string => ctx.keys.key('cache', name)
-
-  /** At the first use, since until then `runCluster` may yet say where Redis is. */
-  function begin(): void {
-    if (closed) throw new SharedStateError('ERR_AS_ONE_CLOSED', `the cache '${name}' has been closed`)
-    if (started) return
-    started = true
-    if (!options.l1) return
-    fresh.reason = 'waiting for the first proof of freshness'
-    stopWatching = ctx.invalidations.watch({
-      proofEveryMs: maxStalenessMs / 4,
-      invalidated,
-      proven(at) {
-        if (!fresh.synced && channels.cache.hasSubscribers)
-          channels.cache.publish({ event: 'l1-on', cache: name })
-        fresh.proven(at)
-      },
-      lost(reason, refused) {
-        const isNews = fresh.synced || fresh.reason !== reason
-        fresh.lost(reason)
-        generation.changed()
-        near.clear()
-        if (isNews && channels.cache.hasSubscribers)
-          channels.cache.publish({ event: 'l1-off', cache: name, reason, refused })
-      },
-    })
-  }
-
-  function invalidated(keys: readonly string[] | null): void {
-    if (keys === null) {
-      allChanged()
-      return
-    }
-    for (const key of keys) {
-      if (key.startsWith(namePrefix)) {
-        counters.invalidations += 1
-        near.drop(key.slice(namePrefix.length))
-      } else if (key === name) allChanged()
-    }
-  }
-
-  function allChanged(): void {
-    counters.invalidations += 1
-    generation.changed()
-    near.clear()
-  }
-
-  /** What L2 has, kept in L1. */
-  async function read(key: string): Promise<Found | undefined> {
-    const redisKey = keyOf(key)
-    begin()
-    const mark = near.begin(key)
-    try {
-      const reply = await far.read((client) => lookUp(client, redisKey))
-      if (reply) {
-        counters.l2Hits += 1
-        near.fill(mark, reply.found, reply.ttlMs)
-        return reply.found
-      }
-    } catch (error) {
-      if (!isUnavailable(error)) throw error
-      publishUnavailable('get', error)
-    } finally {
-      near.end(mark)
-    }
-    counters.misses += 1
-    return undefined
-  }
-
-  async function lookUp(
-    client: RedisClient,
-    redisKey: string,
-  ): Promise<{ found: Found; ttlMs: number } | undefined> {
-    const known = generation.now()
-    const asking = known === undefined ? generation.ask(client, generationKey()) : undefined
-    const reading = readEntry(client, redisKey)
-    const current = known ?? ((await Promise.all([asking, reading]))[0] as string)
-    const reply = await reading
-    if (!reply) return undefined
-    const [entry, ttlMs] = reply
-    let found = decodeEntry(entry, current)
-    // Perhaps cleared, or perhaps it is we who have not heard of a clear yet.
-    if (found === OTHER_GENERATION && known !== undefined)
-      found = decodeEntry(entry, await generation.ask(client, generationKey()))
-    return found === undefined || found === OTHER_GENERATION ? undefined : { found, ttlMs }
-  }
-
-  async function load(key: string, loader: () => unknown, callOptions?: LoadOptions): Promise<unknown> {
-    const redisKey = keyOf(key)
-    const loadTtlMs = resolveLoadTtl(callOptions, ttlMs)
-    begin()
-    const wait =
-      loadTtlMs > 0
-        ? flights.get({ key, redisKey, generationKey: generationKey(), loader, ttlMs: loadTtlMs })
-        : loadUnstored(key, loader)
-    const signal = callOptions?.signal
-    return signal ? withDeadline(wait, undefined, neverLate, signal) : wait
-  }
-
-  async function loadUnstored(key: string, loader: () => unknown): Promise<unknown> {
-    const found = await read(key)
-    if (found) return found.value
-    counters.loads += 1
-    const value = await loader()
-    return value === undefined ? undefined : decodeValue(encodeValue(key, value))
-  }
-
-  async function change(key: string, command: (client: RedisClient, redisKey: string) => Promise<unknown>) {
-    const redisKey = keyOf(key)
-    begin()
-    near.beginWrite(key)
-    try {
-      await far.write((client) => command(client, redisKey))
-    } finally {
-      near.endWrite(key)
-    }
-  }
-
-  function close(): Promise<void> {
-    closed = true
-    forget()
-    stopWatching?.()
-    fresh.lost('closed')
-    near.clear()
-    return Promise.resolve()
-  }
-
-  return {
-    async get<Value>(key: string) {
-      const copy = near.get(key)
-      if (copy === undefined) return (await read(key))?.value as Value | undefined
-      counters.l1Hits += 1
-      return copy.value as Value
-    },
-    peek: (key) => near.get(key)?.value as never,
-    async has(key) {
-      return near.get(key) !== undefined || (await read(key)) !== undefined
-    },
-    async getOrSet<Value>(key: string, loader: () => Value | Promise<Value>, callOptions?: LoadOptions) {
-      const copy = near.get(key)
-      if (copy === undefined) return load(key, loader, callOptions) as Promise<Value>
-      counters.l1Hits += 1
-      return copy.value as Value
-    },
-    async set(key, value, callOptions) {
-      const setTtlMs = resolveSetTtl(callOptions, ttlMs)
-      if (setTtlMs === 0) return change(key, (client, redisKey) => client.del(redisKey))
-      const json = encodeValue(checkKey(key), value)
-      return change(key, async (client, redisKey) => {
-        const current = generation.now() ?? (await generation.ask(client, generationKey()))
-        return client.set(redisKey, encodeEntry(current, json), 'PX', setTtlMs)
-      })
-    },
-    delete: (key) => change(key, (client, redisKey) => client.del(redisKey)),
-    async clear() {
-      begin()
-      generation.beginAdvance()
-      near.clear()
-      try {
-        await far.write((client) => generation.advance(client, generationKey()))
-      } finally {
-        generation.endAdvance()
-        near.clear()
-      }
-    },
-    stats() {
-      const { l1Hits, l2Hits, invalidations, ...rest } = counters
-      const on = fresh.isProven()
-      return {
-        hits: { l1: l1Hits, l2: l2Hits },
-        ...rest,
-        invalidations,
-        l1: { entries: near.size, bytes: near.bytes, on, reason: on ? undefined : fresh.reason },
-      }
-    },
-    close,
-  }
+  return viewOf(new CacheEngine(ctx, resolveCacheOptions(given)), '', [])
 }
 
-function neverLate(): Error {
-  return new Error('no deadline was given')
+/** A cache, or a namespace: the engine's keys that begin with `prefix`, all of which have the tags `within`. */
+function viewOf(engine: CacheEngine, prefix: string, within: readonly string[]): Cache {
+  const { near, counters, events } = engine
+  const defaults = Object.freeze({ ...engine.options.life, tags: within })
+
+  const keyOf = (key: unknown): string => prefix + checkKey(key)
+
+  function withTags<Life extends ResolvedLife>(life: Life): Life {
+    if (life.tags === within) return life
+    return { ...life, tags: [...life.tags.map(tagVersion), ...within] }
+  }
+
+  async function get(key: string): Promise<unknown> {
+    const copy = near.get(prefix + key)
+    if (copy === undefined) return (await engine.read(keyOf(key)))?.value
+    counters.l1Hits += 1
+    return copy.value
+  }
+
+  async function getOrSet(key: string, loader: () => unknown, options?: LoadOptions): Promise<unknown> {
+    const copy = near.get(prefix + key)
+    if (copy === undefined) return engine.load(keyOf(key), loader, withTags(resolveLoad(options, defaults)))
+    counters.l1Hits += 1
+    if (copy.refreshAt !== Number.POSITIVE_INFINITY && performance.now() >= copy.refreshAt) {
+      copy.refreshAt = Number.POSITIVE_INFINITY // one attempt for each copy; there is a new one after it
+      engine.refresh(keyOf(key), loader, withTags(resolveLoad(options, defaults)), copy.token)
+    }
+    return copy.value
+  }
+
+  async function set(key: string, value: unknown, options?: SetOptions): Promise<void> {
+    return engine.set(keyOf(key), value, withTags(resolveSet(options, defaults)))
+  }
+
+  const remove = async (key: string): Promise<void> => engine.delete(keyOf(key))
+
+  return {
+    get: get as Cache['get'],
+    peek: (key) => near.get(prefix + key)?.value as never,
+    has: async (key) => (near.get(prefix + key) ?? (await engine.read(keyOf(key))))?.value !== undefined,
+    getMany: (keys) => Promise.all(keys.map(get)) as never,
+    getOrSet: getOrSet as Cache['getOrSet'],
+    wrap(fn, { key, ...options }) {
+      if (typeof key !== 'function') checkKey(key, 'key of wrap, a function from the arguments to it,')
+      resolveLoad(options, defaults) // mistakes are told now, not at the first miss
+      return (...args) => getOrSet(key(...args), () => fn(...args), options) as never
+    },
+    set,
+    async setMany(entries) {
+      await Promise.all(entries.map(({ key, value, ...options }) => set(key, value, options)))
+    },
+    delete: remove,
+    async deleteMany(keys) {
+      await Promise.all(keys.map(remove))
+    },
+    async deleteByTag(...tags) {
+      const names = tags.map((tag) => tagVersion(checkKey(tag, 'tag')))
+      await Promise.all(names.map((name) => engine.advance(name)))
+    },
+    expire: async (key) => engine.expire(keyOf(key)),
+    clear: () => engine.advance(within.at(-1) ?? GENERATION),
+    namespace(name) {
+      const inner = `${keyOf(name)}:`
+      return viewOf(engine, inner, [...within, namespaceVersion(inner)])
+    },
+    stats: () => engine.stats(),
+    on: (event, listener) => events.on(event, listener),
+    close: () => engine.close(),
+  }
 }

@@ -1,104 +1,135 @@
-import { messageOf, SharedStateError } from '../core/errors.ts'
 import { parseSafely } from '../core/json.ts'
-import { show } from '../core/options.ts'
 
 /**
- * What is stored under a key: a header of fixed width, a line break, the value's JSON. Without the line break it is a
- * marker: nobody has a value, and somebody is loading it. Lua counts from 1 (`lease.ts`).
+ * What is stored under a key: a header of fixed width; then a line break, what else is known (mostly nothing), a line
+ * break, the encoded value. Without the first line break it is a marker: nobody has a value, and somebody is loading
+ * it. Lua counts from 1 (`lease.ts`).
  *
  * | offset | size | field |
  * |---|---|---|
  * | 0  | 3  | `a1:` |
  * | 3  | 16 | generation: `clear()` makes entries of earlier ones invisible |
  * | 19 | 1  | `:` |
- * | 20 | 16 | token of the lease, or dashes |
- * | 36 | 1  | `:` |
- * | 37 | 13 | its deadline, ms since the epoch by the server's clock, or zeros |
- * | 50 | …  | line break and JSON, or nothing |
+ * | 20 | 24 | token of the write that made it, or of the lease |
+ * | 44 | 1  | `:` |
+ * | 45 | 13 | deadline of the lease, ms since the epoch by the server's clock, or zeros |
+ * | 58 | 1  | `:` |
+ * | 59 | 13 | so many ms at the end of its TTL the value is stale |
+ * | 72 | …  | line break, `[ms of loading, tag, version, …]` or nothing, line break, value; or nothing |
  */
 const MAGIC = 'a1:'
-const GENERATION_END = 19
-const HEADER_LENGTH = 50
-const NO_LEASE = `:${'-'.repeat(16)}:${'0'.repeat(13)}\n`
+const TOKEN_START = 20
+const TOKEN_END = 44
+const DEADLINE_START = 45
+const GRACE_START = 59
+export const HEADER_LENGTH = 72
+export const TOKEN_LENGTH: number = TOKEN_END - TOKEN_START
 const LINE_BREAK = 10
+const NO_LEASE = `:${'0'.repeat(13)}:`
+const NO_GRACE = '0'.repeat(13)
 
-/** More would take longer than any timeout, on the way to Redis and in every process that reads it. */
-const MAX_VALUE_LENGTH = 64 << 20
-
-/** The entry was made before (or after) a `clear()` that the reader knows of (or does not). */
-export const OTHER_GENERATION: unique symbol = Symbol('other generation')
-
-/** A value as it was read, deeply frozen; `size` in characters. */
-export interface Found {
-  readonly value: unknown
-  readonly size: number
+/** A text in the form of an entry, taken apart. Whether it still counts is for `versions.ts` to say. */
+export interface Entry {
+  readonly generation: string
+  readonly token: string
+  /** Somebody has, or had, the lease. */
+  readonly leased: boolean
+  readonly graceMs: number
+  /** How long the loader took; 0 when that is of no interest. */
+  readonly loadMs: number
+  /** Names and versions in turn, as they were before the loader began. */
+  readonly tags: readonly string[]
+  /** Undefined for a marker. */
+  readonly payload: string | undefined
 }
 
-export function encodeEntry(generation: string, json: string): string {
-  return MAGIC + generation + NO_LEASE + json
+export interface EntryParts {
+  readonly generation: string
+  readonly token: string
+  readonly graceMs: number
+  readonly loadMs?: number
+  readonly tags?: readonly string[]
 }
 
-/** Undefined for a marker and for whatever a foreign client has left there. */
-export function decodeEntry(entry: string, generation: string): Found | typeof OTHER_GENERATION | undefined {
-  if (entry.charCodeAt(HEADER_LENGTH) !== LINE_BREAK || !entry.startsWith(MAGIC)) return undefined
-  if (!entry.startsWith(generation, MAGIC.length)) {
-    return /^\d{16}:$/.test(entry.slice(MAGIC.length, GENERATION_END + 1)) ? OTHER_GENERATION : undefined
+export function encodeEntry(
+  { generation, token, graceMs, loadMs, tags }: EntryParts,
+  payload: string,
+): string {
+  const grace = graceMs === 0 ? NO_GRACE : String(graceMs).padStart(13, '0')
+  return `${MAGIC}${generation}:${token}${NO_LEASE}${grace}\n${encodeMeta(loadMs, tags)}\n${payload}`
+}
+
+/** Of an entry, and behind the header of a marker; mostly nothing. */
+export function encodeMeta(loadMs = 0, tags: readonly string[] = NONE): string {
+  return loadMs === 0 && tags.length === 0 ? '' : JSON.stringify([Math.round(loadMs), ...tags])
+}
+
+const NONE: readonly string[] = []
+const DIGITS = /^\d+$/
+
+/** Undefined for whatever a foreign client has left there. */
+export function parseEntry(text: string): Entry | undefined {
+  if (text.length < HEADER_LENGTH || !text.startsWith(MAGIC)) return undefined
+  const grace = text.slice(GRACE_START, HEADER_LENGTH)
+  if (grace !== NO_GRACE && !DIGITS.test(grace)) return undefined
+  let payload: string | undefined
+  let meta = ''
+  if (text.charCodeAt(HEADER_LENGTH) === LINE_BREAK) {
+    const end = text.indexOf('\n', HEADER_LENGTH + 1)
+    if (end < 0) return undefined
+    meta = text.slice(HEADER_LENGTH + 1, end)
+    payload = text.slice(end + 1)
+  } else {
+    meta = text.slice(HEADER_LENGTH)
   }
-  const value = decodeValue(entry.slice(HEADER_LENGTH + 1))
-  return value === undefined ? undefined : { value, size: entry.length }
-}
-
-/**
- * A value as JSON.
- *
- * @throws SharedStateError `ERR_AS_ONE_CACHE` for what JSON has no word for, cycles, and more than 64 Mi characters
- */
-export function encodeValue(key: string, value: unknown): string {
-  if (typeof value === 'number' && !Number.isFinite(value)) throw valueError(key, `is ${value}`)
-  let json: string | undefined
-  try {
-    json = JSON.stringify(value)
-  } catch (error) {
-    throw valueError(key, `cannot be stored: ${messageOf(error).split('\n', 1)[0]}`, error)
+  const known = meta === '' ? NOTHING_ELSE : parseMeta(meta)
+  if (known === undefined) return undefined
+  return {
+    generation: text.slice(MAGIC.length, TOKEN_START - 1),
+    token: tokenIn(text),
+    leased: !text.startsWith(NO_LEASE, TOKEN_END),
+    graceMs: grace === NO_GRACE ? 0 : Number(grace),
+    loadMs: known.loadMs,
+    tags: known.tags,
+    payload,
   }
-  if (json === undefined) throw valueError(key, `is ${show(value)}; null is a value, undefined is none`)
-  if (json.length > MAX_VALUE_LENGTH) throw valueError(key, `has ${json.length} characters of JSON`)
-  return json
 }
 
-/** Frozen, since all readers of this process get the same object. Undefined when it is no JSON. */
-export function decodeValue(json: string): unknown {
+/** Of a text that has our header, whatever follows it. */
+export function tokenIn(text: string): string {
+  return text.slice(TOKEN_START, TOKEN_END)
+}
+
+const NOTHING_ELSE = { loadMs: 0, tags: NONE }
+/** What `options.ts` lets through, namespaces included, and then some. */
+const MAX_META_LENGTH = 200_000
+
+function parseMeta(meta: string): { loadMs: number; tags: readonly string[] } | undefined {
+  if (meta.length > MAX_META_LENGTH) return undefined
   try {
-    const value = parseSafely(json)
-    return typeof value === 'object' && value !== null ? freeze(value, 0) : value
+    const list: unknown = parseSafely(meta)
+    if (!Array.isArray(list)) return undefined
+    const [loadMs, ...tags] = list as unknown[]
+    if (typeof loadMs !== 'number' || tags.length % 2 !== 0) return undefined
+    return tags.every((each) => typeof each === 'string') ? { loadMs, tags: tags as string[] } : undefined
   } catch {
     return undefined
   }
 }
 
-const MAX_RECURSION = 200
+type Field = 'generation' | 'token' | 'deadline' | 'grace'
 
-function freeze(value: object, depth: number): object {
-  if (depth > MAX_RECURSION) return freezeByLoop(value)
-  Object.freeze(value)
-  for (const key in value) {
-    const child: unknown = (value as Record<string, unknown>)[key]
-    if (typeof child === 'object' && child !== null) freeze(child, depth + 1)
-  }
-  return value
+/** For Lua's `string.sub`: first and last byte, counted from 1. */
+export const LUA_OFFSETS: Readonly<Record<Field, string>> = {
+  generation: `${MAGIC.length + 1}, ${TOKEN_START - 1}`,
+  token: `${TOKEN_START + 1}, ${TOKEN_END}`,
+  deadline: `${DEADLINE_START + 1}, ${GRACE_START - 1}`,
+  grace: `${GRACE_START + 1}, ${HEADER_LENGTH}`,
 }
 
-/** Slower, but whoever can write to Redis chooses the depth. */
-function freezeByLoop(root: object): object {
-  const pending: object[] = [root]
-  for (let value = pending.pop(); value !== undefined; value = pending.pop()) {
-    Object.freeze(value)
-    for (const child of Object.values(value))
-      if (typeof child === 'object' && child !== null) pending.push(child)
-  }
-  return root
-}
-
-function valueError(key: string, what: string, cause?: unknown): SharedStateError {
-  return new SharedStateError('ERR_AS_ONE_CACHE', `the value of ${show(key)} ${what}`, { cause })
+/** For SETRANGE: counted from 0. */
+export const LUA_SETRANGE: Readonly<Record<Exclude<Field, 'generation'>, number>> = {
+  token: TOKEN_START,
+  deadline: DEADLINE_START,
+  grace: GRACE_START,
 }

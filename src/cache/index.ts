@@ -1,4 +1,13 @@
-export { type Cache, createCache } from './cache.ts'
-export type { CacheOptions, LoadOptions, NearOptions, SetOptions } from './options.ts'
+export { type Cache, type CacheEntry, createCache, type WrapOptions } from './cache.ts'
+export type { CacheEvents, CacheListener } from './events.ts'
+export type {
+  CacheOptions,
+  LifeOptions,
+  LoaderOptions,
+  LoadOptions,
+  NearOptions,
+  SetOptions,
+} from './options.ts'
 export { sharedCache } from './shared-cache.ts'
 export type { CacheStats } from './stats.ts'
+export type { Serializer } from './values.ts'

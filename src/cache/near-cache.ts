@@ -1,15 +1,36 @@
 import { LRUCache } from 'lru-cache'
-import type { Found } from './entry.ts'
 import type { Freshness } from './freshness.ts'
 import type { ResolvedCacheOptions } from './options.ts'
+import type { Found } from './values.ts'
 
-/** A copy in this process. */
+/** A copy in this process. Times are on the scale of `performance.now()`. */
 export interface NearEntry {
   readonly value: unknown
-  /** On the scale of `performance.now()`. */
+  /** Fresh until then. */
   readonly expiresAt: number
+  /** After that for the last step only, when neither Redis nor the loader can be had. */
+  readonly graceUntil: number
+  /** When somebody may begin to replace it. */
+  refreshAt: number
+  readonly token: string
+  /** Names of its tags. */
+  readonly tags: readonly string[]
+  /** Of the news that it has been kept up to date by. */
+  readonly era: number
   /** False for what was loaded while Redis was away: it has its own, short time instead. */
   readonly needsProof: boolean
+  /** Somebody has changed it since. */
+  outdated: boolean
+}
+
+/** What a read of L2 has found for L1. */
+export interface Filling {
+  readonly found: Found
+  readonly freshMs: number
+  readonly graceMs: number
+  readonly refreshMs: number
+  readonly token: string
+  readonly tags: readonly string[]
 }
 
 /** A read under way. What it brings may be kept only if nothing was heard meanwhile that could make it old. */
@@ -20,21 +41,32 @@ export interface Mark {
   readonly mayFill: boolean
   soiled: boolean
   onSoiled: (() => void) | undefined
+  /** The next one under way for the same key. */
+  next: Mark | undefined
 }
 
-/** What an entry costs beside its characters: the objects around it. */
-const ENTRY_OVERHEAD = 200
+/** What an entry costs beside its value: the copy itself, and its place in two tables and five lists of the LRU. */
+const ENTRY_OVERHEAD = 330
+const NO_TAGS: readonly string[] = []
 
 /** L1: copies of entries, and the marks of reads under way. */
 export class NearCache {
   readonly #fresh: Freshness
   readonly #copies: LRUCache<string, NearEntry> | undefined
-  readonly #marks = new Map<string, Set<Mark>>()
+  readonly #marks = new Map<string, Mark>()
   readonly #writing = new Map<string, number>()
+  /** Keys of copies by tag, so that a hit need not look at its tags. */
+  readonly #tagged = new Map<string, Set<string>>()
+  #era = 0
+  /** Copies are of use even when news were missed. */
+  #keepsOld: boolean
 
-  constructor(fresh: Freshness, limits: ResolvedCacheOptions['l1']) {
+  constructor(fresh: Freshness, limits: ResolvedCacheOptions['l1'], keepsOld: boolean) {
     this.#fresh = fresh
-    if (limits) this.#copies = new LRUCache({ max: limits.maxEntries, maxSize: limits.maxBytes })
+    this.#keepsOld = keepsOld
+    if (!limits) return
+    const { maxEntries, maxBytes } = limits
+    this.#copies = new LRUCache({ max: maxEntries, maxSize: maxBytes, dispose: this.#forgetTags })
   }
 
   get size(): number {
@@ -47,53 +79,103 @@ export class NearCache {
 
   get(key: string): NearEntry | undefined {
     const copy = this.#copies?.get(key)
-    if (copy === undefined) return undefined
+    if (copy === undefined || copy.outdated) return undefined
     const now = performance.now()
-    return now < copy.expiresAt && (!copy.needsProof || this.#fresh.isProven(now)) ? copy : undefined
+    if (now >= copy.expiresAt) return undefined
+    if (!copy.needsProof) return copy
+    return copy.era === this.#era && this.#fresh.isProven(now) ? copy : undefined
+  }
+
+  /** For as long as Redis cannot be asked: fresh as far as was heard, whether or not it is proven. */
+  unproven(key: string): NearEntry | undefined {
+    const copy = this.#copies?.get(key)
+    return copy && !copy.outdated && performance.now() < copy.expiresAt ? copy : undefined
+  }
+
+  /** When there is nothing else: outdated or not, within its grace. */
+  last(key: string): NearEntry | undefined {
+    const copy = this.#copies?.get(key)
+    return copy && performance.now() < copy.graceUntil ? copy : undefined
   }
 
   /** Before a read is sent. */
   begin(key: string): Mark {
-    const mark: Mark = {
-      key,
-      startedAt: performance.now(),
-      mayFill: this.#fresh.synced,
-      soiled: this.#writing.has(key),
-      onSoiled: undefined,
-    }
-    if (mark.soiled) return mark
-    const marks = this.#marks.get(key)
-    if (marks) marks.add(mark)
-    else this.#marks.set(key, new Set([mark]))
+    const soiled = this.#writing.size > 0 && this.#writing.has(key)
+    const next = soiled ? undefined : this.#marks.get(key)
+    const startedAt = performance.now()
+    const mark: Mark = { key, startedAt, mayFill: this.#fresh.synced, soiled, onSoiled: undefined, next }
+    if (!soiled) this.#marks.set(key, mark)
     return mark
   }
 
   end(mark: Mark): void {
-    const marks = this.#marks.get(mark.key)
-    if (marks?.delete(mark) && marks.size === 0) this.#marks.delete(mark.key)
+    let other = this.#marks.get(mark.key)
+    if (other === mark) {
+      if (mark.next) this.#marks.set(mark.key, mark.next)
+      else this.#marks.delete(mark.key)
+      return
+    }
+    for (; other; other = other.next) if (other.next === mark) other.next = mark.next
   }
 
-  /** Keeps what a read of L2 has brought, with the TTL it was read with. */
-  fill(mark: Mark, { value, size }: Found, ttlMs: number): void {
+  /** Keeps what a read of L2 has brought, no longer than the TTL it was read with. */
+  fill(mark: Mark, { found, freshMs, graceMs, refreshMs, token, tags }: Filling): void {
     if (!mark.mayFill) return
-    const expiresAt = ttlMs < 0 ? Number.POSITIVE_INFINITY : mark.startedAt + ttlMs
-    this.#keep(mark, { value, expiresAt, needsProof: true }, size)
+    const expiresAt = mark.startedAt + freshMs
+    this.#keep(mark, found.size, {
+      value: found.value,
+      expiresAt,
+      graceUntil: graceMs > 0 ? expiresAt + graceMs : 0,
+      refreshAt: mark.startedAt + refreshMs,
+      token,
+      tags,
+      era: this.#era,
+      needsProof: true,
+      outdated: false,
+    })
   }
 
   /** Keeps what a loader has brought while Redis was away. */
-  fillWithoutProof(mark: Mark, { value, size }: Found, forMs: number): void {
-    this.#keep(mark, { value, expiresAt: mark.startedAt + forMs, needsProof: false }, size)
+  fillWithoutProof(mark: Mark, { value, size }: Found, forMs: number, graceMs: number): void {
+    const expiresAt = mark.startedAt + forMs
+    this.#keep(mark, size, {
+      value,
+      expiresAt,
+      graceUntil: graceMs > 0 ? expiresAt + graceMs : 0,
+      refreshAt: Number.POSITIVE_INFINITY,
+      token: '',
+      tags: NO_TAGS,
+      era: this.#era,
+      needsProof: false,
+      outdated: false,
+    })
   }
 
-  #keep(mark: Mark, copy: NearEntry, size: number): void {
-    if (mark.soiled) return
-    this.#copies?.set(mark.key, copy, { size: size + mark.key.length + ENTRY_OVERHEAD })
+  #keep(mark: Mark, size: number, copy: NearEntry): void {
+    const copies = this.#copies
+    if (mark.soiled || !copies) return
+    if (copy.graceUntil > 0) this.#keepsOld = true
+    copies.set(mark.key, copy, { size: size + mark.key.length + ENTRY_OVERHEAD })
+    if (copy.tags.length === 0 || copies.peek(mark.key) !== copy) return
+    for (const tag of copy.tags) {
+      const keys = this.#tagged.get(tag)
+      if (keys) keys.add(mark.key)
+      else this.#tagged.set(tag, new Set([mark.key]))
+    }
+  }
+
+  readonly #forgetTags = ({ tags }: NearEntry, key: string): void => {
+    for (const tag of tags) {
+      const keys = this.#tagged.get(tag)
+      if (keys?.delete(key) && keys.size === 0) this.#tagged.delete(tag)
+    }
   }
 
   /** From here to `endWrite` no read of the key is kept: Redis may answer it before or after the write. */
   beginWrite(key: string): void {
     this.#writing.set(key, (this.#writing.get(key) ?? 0) + 1)
-    this.drop(key)
+    this.#copies?.delete(key)
+    this.#soil(key)
   }
 
   endWrite(key: string): void {
@@ -102,21 +184,44 @@ export class NearCache {
     else this.#writing.delete(key)
   }
 
-  /** The key has changed. */
+  /** Somebody has changed the key. */
   drop(key: string): void {
-    this.#copies?.delete(key)
-    const marks = this.#marks.get(key)
-    if (!marks) return
-    this.#marks.delete(key)
-    for (const mark of marks) soil(mark)
+    const copy = this.#copies?.peek(key)
+    if (copy) {
+      if (copy.graceUntil > 0) copy.outdated = true
+      else this.#copies?.delete(key)
+    }
+    this.#soil(key)
+  }
+
+  /** Everything with this tag has changed. What is being read may have the tag too. */
+  dropTag(tag: string): void {
+    for (const key of [...(this.#tagged.get(tag) ?? [])]) this.drop(key)
+    this.#soilAll()
+  }
+
+  /** Everything has changed. */
+  clear(): void {
+    this.#copies?.clear()
+    this.#soilAll()
   }
 
   /** Anything may have changed. */
-  clear(): void {
-    this.#copies?.clear()
-    const all = [...this.#marks.values()]
-    this.#marks.clear()
-    for (const marks of all) for (const mark of marks) soil(mark)
+  doubt(): void {
+    this.#era += 1
+    if (!this.#keepsOld) this.#copies?.clear()
+    this.#soilAll()
+  }
+
+  #soil(key: string): void {
+    const first = this.#marks.get(key)
+    if (!first) return
+    this.#marks.delete(key)
+    for (let mark: Mark | undefined = first; mark; mark = mark.next) soil(mark)
+  }
+
+  #soilAll(): void {
+    for (const key of [...this.#marks.keys()]) this.#soil(key)
   }
 }
 

@@ -1,17 +1,20 @@
 import { AsyncLocalStorage } from 'node:async_hooks'
-import { channels } from '../core/channels.ts'
 import { messageOf, SharedStateError } from '../core/errors.ts'
 import { show } from '../core/options.ts'
 import type { RedisClient } from '../redis/client.ts'
-import { decodeEntry, decodeValue, encodeEntry, encodeValue, OTHER_GENERATION } from './entry.ts'
+import { encodeEntry, encodeMeta, tokenIn } from './entry.ts'
+import type { Events } from './events.ts'
 import { type FarCache, isUnavailable } from './far-cache.ts'
 import type { Freshness } from './freshness.ts'
-import type { Generation } from './generation.ts'
-import { type Acquired, acquire, type Knowledge, newToken, release, renew, store } from './lease.ts'
+import { acquire, holderOf, newToken, type Present, release, renew, store } from './lease.ts'
 import type { Mark, NearCache } from './near-cache.ts'
-import type { ResolvedCacheOptions } from './options.ts'
+import { type ResolvedCacheOptions, type ResolvedLoad, withJitter } from './options.ts'
+import { type Stale, waitFor } from './patience.ts'
+import { fillingOf, type Reader, type Seen } from './reader.ts'
 import { createSlots, type Slots } from './slots.ts'
 import type { CacheCounters } from './stats.ts'
+import type { Values } from './values.ts'
+import { GENERATION, type Versions } from './versions.ts'
 
 export type Loader = () => unknown
 
@@ -19,41 +22,87 @@ export type Loader = () => unknown
 export interface LoadRequest {
   readonly key: string
   readonly redisKey: string
-  readonly generationKey: string
   readonly loader: Loader
-  readonly ttlMs: number
+  readonly load: ResolvedLoad
+  /** Names of the versions of its tags. */
+  readonly tags: readonly string[]
 }
 
 export interface SingleFlightContext {
   readonly options: ResolvedCacheOptions
   readonly near: NearCache
   readonly far: FarCache
+  readonly reader: Reader
   readonly fresh: Freshness
-  readonly generation: Generation
+  readonly versions: Versions
+  readonly values: Values
   readonly counters: CacheCounters
+  readonly events: Events
+  /** The bus' id of this process: when it is seen to leave, its leases are free. */
+  holder(): string | undefined
 }
 
 /** Without word from the hub, the end of somebody else's load is looked for this often. */
 const POLL_MS = 50
+/** Of processes that have left; their leases end by themselves long before they are forgotten. */
+const MAX_GONE = 1_000
 
 /** One or more local callers that wait for the same thing. */
-interface Flight {
+export interface Flight {
+  readonly key: string
   readonly token: string
   /** Of the latest question to Redis. */
   mark: Mark
-  /** Going to ask Redis again before it answers: whatever is written until then will be seen. */
-  waiting: boolean
+  /** Whose lease it waits for. Going to ask Redis again before it answers: what is written until then will be seen. */
+  waitingFor: string | undefined
+  /** What can be served meanwhile; whoever waits for that is told. */
+  stale: Stale | undefined
+  readonly onStale: Set<() => void>
   promise: Promise<unknown>
 }
+
+interface Found {
+  readonly is: 'found'
+  readonly value: unknown
+}
+
+/** The lease, and what the world was like before the loader began. */
+interface Acquired {
+  readonly is: 'acquired'
+  readonly generation: string
+  readonly tags: readonly string[]
+}
+
+interface Leased {
+  readonly is: 'leased'
+  readonly token: string
+  readonly leftMs: number
+}
+
+/** What has come of asking Redis once. */
+type Step = Found | Acquired | Leased | { readonly is: 'away' }
+
+const AWAY = { is: 'away' } as const
+
+/** What a loader has brought; TTL 0: not to be stored. */
+interface Loaded {
+  readonly payload: string
+  readonly ttlMs: number
+  readonly graceMs: number
+}
+
+const NOWHERE: ReadonlySet<string> = new Set()
 
 /** One loader per key: local callers share a promise, processes share a lease. */
 export class SingleFlight {
   readonly #context: SingleFlightContext
   readonly #flights = new Map<string, Flight>()
+  readonly #refreshing = new Set<string>()
   /** Loads of this process by the token of their lease. */
   readonly #loads = new Map<string, Promise<unknown>>()
   /** The loads that the running code is part of: waiting for one of them would last for ever. */
   readonly #inside = new AsyncLocalStorage<ReadonlySet<string>>()
+  readonly #gone = new Set<string>()
   readonly #slots: Slots
 
   constructor(context: SingleFlightContext) {
@@ -61,31 +110,68 @@ export class SingleFlight {
     this.#slots = createSlots(context.options.outageConcurrency)
   }
 
-  /** The value from L2, from another's load, or from the loader. */
+  /** The value from L2, from another's load, or from the loader; or one in its grace, when that takes too long. */
   get(request: LoadRequest): Promise<unknown> {
     const { key } = request
     const flying = this.#flights.get(key)
     if (flying && this.#mayJoin(flying)) {
       this.#checkNotInside(flying.token, key)
-      return flying.promise
+      return waitFor(flying, request.load, this.#context)
     }
-    const flight: Flight = {
-      token: newToken(),
-      mark: this.#context.near.begin(key),
-      waiting: false,
-      promise: Promise.resolve(),
-    }
+    const flight = this.#begin(key)
     this.#flights.set(key, flight)
     flight.promise = this.#fly(flight, request).finally(() => {
       this.#context.near.end(flight.mark)
       if (this.#flights.get(key) === flight) this.#flights.delete(key)
     })
-    return flight.promise
+    return waitFor(flight, request.load, this.#context)
+  }
+
+  /** Replaces, in the background, the value that `token` has written, unless somebody else does. */
+  refresh(request: LoadRequest, token: string): void {
+    const { key } = request
+    if (this.#refreshing.has(key) || this.#flights.has(key)) return
+    this.#refreshing.add(key)
+    const flight = this.#begin(key)
+    // Nobody waits for it, so it is inside of nothing.
+    this.#inside
+      .run(NOWHERE, () => this.#replace(flight, request, token))
+      .catch((error: unknown) => {
+        if (isUnavailable(error)) this.#tellUnavailable('refresh', error)
+        else this.#context.events.emit('load-failed', { key, error })
+      })
+      .finally(() => {
+        this.#context.near.end(flight.mark)
+        this.#refreshing.delete(key)
+      })
+  }
+
+  /** A process has left: whoever waits for its leases need not wait for their end. */
+  gone(holder: string): void {
+    this.#gone.add(holder)
+    for (const oldest of this.#gone) {
+      if (this.#gone.size <= MAX_GONE) break
+      this.#gone.delete(oldest)
+    }
+    for (const { waitingFor, mark } of this.#flights.values())
+      if (waitingFor !== undefined && holderOf(waitingFor) === holder) mark.onSoiled?.()
+  }
+
+  #begin(key: string): Flight {
+    return {
+      key,
+      token: newToken(this.#context.holder()),
+      mark: this.#context.near.begin(key),
+      waitingFor: undefined,
+      stale: undefined,
+      onStale: new Set(),
+      promise: Promise.resolve(),
+    }
   }
 
   /** As for a copy: nothing has been heard, and it is proven or not long ago that there was nothing to hear. */
-  #mayJoin({ waiting, mark }: Flight): boolean {
-    if (waiting) return true
+  #mayJoin({ waitingFor, mark }: Flight): boolean {
+    if (waitingFor !== undefined) return true
     if (mark.soiled) return false
     const { fresh, options } = this.#context
     const now = performance.now()
@@ -93,65 +179,126 @@ export class SingleFlight {
   }
 
   async #fly(flight: Flight, request: LoadRequest): Promise<unknown> {
-    const { near, far, fresh, counters } = this.#context
-    let unreadable = false
+    const { near, fresh, counters } = this.#context
+    const { key } = request
     for (;;) {
-      let step: Acquired
-      let generation = ''
-      try {
-        ;[step, generation] = await far.read((client) => this.#ask(client, flight, request, unreadable))
-      } catch (error) {
-        if (!isUnavailable(error)) throw error
-        publishUnavailable('getOrSet', error)
-        return this.#loadWithoutRedis(flight, request)
-      }
-      if (step[0] === 'value') {
-        const found = decodeEntry(step[1], generation)
-        if (found !== undefined && found !== OTHER_GENERATION) {
-          counters.l2Hits += 1
-          near.fill(flight.mark, found, step[2])
-          return found.value
-        }
-        unreadable = true // what has our header but no JSON behind it
-      } else if (step[0] === 'acquired') {
+      const step = await this.#step(flight, request)
+      if (step.is === 'found') return step.value
+      if (step.is === 'away') return this.#loadWithoutRedis(flight, request)
+      if (step.is === 'acquired') {
         counters.misses += 1
-        return this.#lead(flight, request, generation)
-      } else if (step[0] === 'leased') {
-        const own = this.#loads.get(step[1])
-        this.#checkNotInside(step[1], request.key)
-        if (own) return own
-        flight.waiting = true
-        await changeOf(flight.mark, fresh.isProven() ? step[2] + 1 : Math.min(step[2] + 1, POLL_MS))
+        return this.#lead(flight, request, step)
       }
+      this.#checkNotInside(step.token, key)
+      const own = this.#loads.get(step.token)
+      if (own) return own
+      flight.waitingFor = step.token
+      await changeOf(flight.mark, fresh.isProven() ? step.leftMs + 1 : Math.min(step.leftMs + 1, POLL_MS))
       near.end(flight.mark)
-      flight.mark = near.begin(request.key)
-      flight.waiting = false
+      flight.mark = near.begin(key)
+      flight.waitingFor = undefined
     }
   }
 
-  async #ask(
-    client: RedisClient,
-    flight: Flight,
-    { redisKey, generationKey }: LoadRequest,
-    unreadable: boolean,
-  ): Promise<[Acquired, generation: string]> {
-    const { leaseMs } = this.#context.options
-    const known = this.#context.generation.now()
-    if (known !== undefined && !unreadable) {
-      const step = await acquire(client, redisKey, flight.token, leaseMs, known, '0')
-      if (step[0] !== 'generation') return [step, known]
+  async #step(flight: Flight, request: LoadRequest): Promise<Step> {
+    try {
+      const seen = await this.#context.reader.read(request.redisKey)
+      return this.#hit(flight, request, seen) ?? (await this.#lease(flight, request, seen))
+    } catch (error) {
+      if (!isUnavailable(error)) throw error
+      this.#tellUnavailable('getOrSet', error)
+      return AWAY
     }
-    const generation = await this.#context.generation.ask(client, generationKey)
-    const knowledge: Knowledge = unreadable ? '2' : '1'
-    return [await acquire(client, redisKey, flight.token, leaseMs, generation, knowledge), generation]
+  }
+
+  /** A fresh value is an answer, a stale one something to fall back on. */
+  #hit(flight: Flight, request: LoadRequest, seen: Seen | undefined): Found | undefined {
+    if (seen?.found === undefined) return undefined
+    const { near, counters } = this.#context
+    const { entry, found, freshMs } = seen
+    if (freshMs <= 0) {
+      const endedAt = performance.now() + freshMs
+      flight.stale = { value: found.value, endedAt, until: endedAt + entry.graceMs }
+      for (const tell of flight.onStale) tell()
+      return undefined
+    }
+    counters.l2Hits += 1
+    const filling = fillingOf(seen, found, request.load)
+    near.fill(flight.mark, filling)
+    if (filling.refreshMs <= 0 && !entry.leased)
+      queueMicrotask(() => this.#refreshAfter(flight, request, entry.token))
+    return { is: 'found', value: found.value }
+  }
+
+  /** When the flight that has found the value is over, since there is one for each key. */
+  #refreshAfter(flight: Flight, request: LoadRequest, token: string): void {
+    flight.promise.then(
+      () => this.refresh(request, token),
+      () => {},
+    )
+  }
+
+  /** Until the lease is ours, or there is a value, or somebody whose loader is to be waited for. */
+  async #lease(flight: Flight, request: LoadRequest, read: Seen | undefined): Promise<Step> {
+    let judged = read && !read.entry.leased ? read.entry.token : undefined
+    let keep = read?.found !== undefined
+    for (;;) {
+      const step = await this.#acquire(flight, request, judged, keep)
+      if ('is' in step) return step
+      const [text, ttlMs, leftMs] = step
+      const seen = await this.#context.reader.judge(text, ttlMs)
+      const hit = this.#hit(flight, request, seen)
+      if (hit) return hit
+      const token = tokenIn(text)
+      if (leftMs > 0 && seen?.current && !this.#gone.has(holderOf(token)))
+        return { is: 'leased', token, leftMs }
+      judged = token
+      keep = seen?.found !== undefined
+    }
+  }
+
+  async #acquire(
+    { token }: Flight,
+    { redisKey, tags: names }: LoadRequest,
+    judged: string | undefined,
+    keep: boolean,
+  ): Promise<Present | Acquired> {
+    const { far, versions, options } = this.#context
+    const { leaseMs } = options
+    let generation = versions.now(GENERATION)
+    let sure = false
+    for (;;) {
+      let tags: readonly string[] = []
+      const step = await far.read(async (client: RedisClient) => {
+        sure = generation === undefined
+        generation ??= await versions.ask(client, GENERATION)
+        if (names.length > 0) tags = await versions.askAll(client, names)
+        const meta = encodeMeta(0, tags)
+        return acquire(client, redisKey, { token, leaseMs, generation, sure, judged, keep, meta })
+      })
+      if (step === 'acquired') return { is: 'acquired', generation: generation as string, tags }
+      if (step !== 'generation') return step
+      generation = undefined
+    }
+  }
+
+  async #replace(flight: Flight, request: LoadRequest, token: string): Promise<void> {
+    const step = await this.#acquire(flight, request, token, true)
+    if (!('is' in step)) return
+    this.#context.counters.refreshes += 1
+    await this.#lead(flight, request, step)
   }
 
   /** This process has the lease: the others wait for it. */
-  async #lead(flight: Flight, request: LoadRequest, generation: string): Promise<unknown> {
-    const load = this.#loadAndStore(flight, request, generation)
+  async #lead(flight: Flight, request: LoadRequest, acquired: Acquired): Promise<unknown> {
+    const load = this.#loadAndStore(flight, request, acquired)
     this.#loads.set(flight.token, load)
     const { far, options } = this.#context
+    const { hardMs } = request.load
+    // Nobody has waited for longer than hardTimeout: a loader that never ends must not hold the key for ever.
+    const until = hardMs === undefined ? Number.POSITIVE_INFINITY : performance.now() + hardMs
     const renewal = setInterval(() => {
+      if (performance.now() > until) return clearInterval(renewal)
       far
         .read((client) => renew(client, request.redisKey, flight.token, options.leaseMs))
         .then(
@@ -167,61 +314,74 @@ export class SingleFlight {
     }
   }
 
-  async #loadAndStore(flight: Flight, request: LoadRequest, generation: string): Promise<unknown> {
-    const { far, counters } = this.#context
-    const { redisKey, ttlMs } = request
-    let json: string | undefined
+  async #loadAndStore(
+    flight: Flight,
+    request: LoadRequest,
+    { generation, tags }: Acquired,
+  ): Promise<unknown> {
+    const { far, counters, events, values } = this.#context
+    const { key, redisKey, load } = request
+    const began = performance.now()
+    let loaded: Loaded | undefined
     try {
-      json = await this.#run(flight, request)
-    } catch (error) {
-      this.#giveBack(flight, redisKey)
-      throw error
+      loaded = await this.#run(flight, request)
+    } finally {
+      // Not waited for: if it does not arrive, the lease ends by itself.
+      if (!loaded || loaded.ttlMs === 0)
+        far.read((client) => release(client, redisKey, flight.token)).catch(() => {})
     }
-    if (json === undefined) {
-      this.#giveBack(flight, redisKey)
-      return undefined
-    }
-    const entry = encodeEntry(generation, json)
-    try {
-      if (await far.read((client) => store(client, redisKey, flight.token, entry, ttlMs))) {
-        counters.stores += 1
-      } else {
-        counters.refusedStores += 1
-        if (channels.cache.hasSubscribers)
-          channels.cache.publish({ event: 'store-refused', key: request.key })
+    const { payload, ttlMs, graceMs } = loaded
+    if (ttlMs > 0) {
+      const loadMs = load.early === 'random' ? performance.now() - began : 0
+      const entry = encodeEntry({ generation, token: newToken(), graceMs, loadMs, tags }, payload)
+      try {
+        if (await far.read((client) => store(client, redisKey, flight.token, entry, ttlMs + graceMs))) {
+          counters.stores += 1
+        } else {
+          counters.refusedStores += 1
+          events.emit('store-refused', { key })
+        }
+      } catch (error) {
+        this.#tellUnavailable('store', error)
       }
-    } catch (error) {
-      publishUnavailable('store', error)
     }
-    return decodeValue(json)
+    return values.decode(payload)?.value
   }
 
-  /** The loader's value as JSON, so that all callers get the same, whoever ran it; undefined is no value. */
-  async #run(flight: Flight, { key, loader }: LoadRequest): Promise<string | undefined> {
-    this.#context.counters.loads += 1
+  /** The loader's value as text, so that all callers get the same, whoever ran it. */
+  async #run(flight: Flight, { key, loader, load }: LoadRequest): Promise<Loaded> {
+    const { counters, values } = this.#context
+    counters.loads += 1
     const inside = new Set([...(this.#inside.getStore() ?? []), flight.token])
     const value = await this.#inside.run(inside, loader)
-    return value === undefined ? undefined : encodeValue(key, value)
-  }
-
-  /** Not waited for: if it does not arrive, the lease ends by itself. */
-  #giveBack(flight: Flight, redisKey: string): void {
-    this.#context.far.read((client) => release(client, redisKey, flight.token)).catch(() => {})
+    const { ttlMs, graceMs, negativeMs, jitter } = load
+    if (value === undefined) return { payload: values.nothing, ttlMs: negativeMs ?? 0, graceMs: 0 }
+    const payload = values.encode(key, value)
+    if (value === null && negativeMs !== undefined) return { payload, ttlMs: negativeMs, graceMs: 0 }
+    return { payload, ttlMs: withJitter(ttlMs, jitter), graceMs }
   }
 
   /** An outage of Redis must not become one of the database: few at a time, and each answer serves for a while. */
   async #loadWithoutRedis(flight: Flight, request: LoadRequest): Promise<unknown> {
-    const { near, options, counters } = this.#context
+    const { near, options, counters, values } = this.#context
+    const { key } = request
+    const copy = options.outage === 'serve' ? near.unproven(key) : undefined
+    if (copy) return copy.value
     counters.misses += 1
+    const last = near.last(key)
+    if (last) {
+      flight.stale = { value: last.value, endedAt: last.expiresAt, until: last.graceUntil }
+      for (const tell of flight.onStale) tell()
+    }
     const free = await this.#slots.take()
     try {
       near.end(flight.mark)
-      flight.mark = near.begin(request.key)
-      const json = await this.#run(flight, request)
-      if (json === undefined) return undefined
-      const value = decodeValue(json)
-      near.fillWithoutProof(flight.mark, { value, size: json.length }, options.maxStalenessMs)
-      return value
+      flight.mark = near.begin(key)
+      const { payload, ttlMs, graceMs } = await this.#run(flight, request)
+      const found = values.decode(payload)
+      const forMs = Math.min(ttlMs, options.outageTtlMs)
+      if (found && forMs > 0) near.fillWithoutProof(flight.mark, found, forMs, graceMs)
+      return found?.value
     } finally {
       free()
     }
@@ -233,6 +393,10 @@ export class SingleFlight {
       'ERR_AS_ONE_CACHE',
       `the loader of ${show(key)} waits for itself: it asks the cache for the key that it is loading`,
     )
+  }
+
+  #tellUnavailable(operation: string, error: unknown): void {
+    this.#context.events.emit('unavailable', { operation, reason: messageOf(error) })
   }
 }
 
@@ -246,9 +410,4 @@ function changeOf(mark: Mark, ms: number): Promise<void> {
       resolve()
     }
   })
-}
-
-export function publishUnavailable(operation: string, error: unknown): void {
-  if (channels.cache.hasSubscribers)
-    channels.cache.publish({ event: 'unavailable', operation, reason: messageOf(error) })
 }

@@ -12,6 +12,10 @@ export interface CacheStats {
   readonly refusedStores: number
   /** Keys of this cache that were heard to have changed. */
   readonly invalidations: number
+  /** Values replaced before or after their TTL while others were served: see `early`. */
+  readonly refreshes: number
+  /** Callers that got a value after its TTL: see `grace`. */
+  readonly stale: number
   readonly l1: {
     readonly entries: number
     readonly bytes: number
@@ -30,8 +34,20 @@ export interface CacheCounters {
   stores: number
   refusedStores: number
   invalidations: number
+  refreshes: number
+  stale: number
 }
 
 export function createCounters(): CacheCounters {
-  return { l1Hits: 0, l2Hits: 0, misses: 0, loads: 0, stores: 0, refusedStores: 0, invalidations: 0 }
+  return {
+    l1Hits: 0,
+    l2Hits: 0,
+    misses: 0,
+    loads: 0,
+    stores: 0,
+    refusedStores: 0,
+    invalidations: 0,
+    refreshes: 0,
+    stale: 0,
+  }
 }

@@ -14,6 +14,7 @@ export type SharedStateErrorCode =
   | 'ERR_AS_ONE_SESSION'
   | 'ERR_AS_ONE_CACHE'
   | 'ERR_AS_ONE_RATE_LIMIT'
+  | 'ERR_AS_ONE_TIMEOUT'
   | 'ERR_AS_ONE_ABORTED'
   | 'ERR_AS_ONE_CLOSED'
 

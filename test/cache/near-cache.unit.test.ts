@@ -4,17 +4,25 @@ import { NearCache } from '../../src/cache/near-cache.ts'
 import { monotonicMs } from '../../src/core/monotonic.ts'
 
 const found = { value: 'value', size: 10 }
+const forAMinute = {
+  found,
+  freshMs: 60_000,
+  graceMs: 0,
+  refreshMs: Number.POSITIVE_INFINITY,
+  token: 'token',
+  tags: [],
+}
 
 function open(): { fresh: Freshness; near: NearCache } {
   const fresh = new Freshness(1_000, 'new')
   fresh.proven(monotonicMs())
-  return { fresh, near: new NearCache(fresh, { maxEntries: 10, maxBytes: 10_000 }) }
+  return { fresh, near: new NearCache(fresh, { maxEntries: 10, maxBytes: 10_000 }, false) }
 }
 
 describe('a copy', () => {
   test('counts while there is a proof, and again when there is a new one', () => {
     const { fresh, near } = open()
-    near.fill(near.begin('k'), found, 60_000)
+    near.fill(near.begin('k'), forAMinute)
     expect(near.get('k')?.value).toBe('value')
     const aged = new Freshness(1_000, 'new')
     aged.proven(monotonicMs() - 1_001)
@@ -27,12 +35,12 @@ describe('a copy', () => {
 
   test('is not made from a read that was sent before the hub had listened', () => {
     const fresh = new Freshness(1_000, 'new')
-    const near = new NearCache(fresh, { maxEntries: 10, maxBytes: 10_000 })
+    const near = new NearCache(fresh, { maxEntries: 10, maxBytes: 10_000 }, false)
     const early = near.begin('k')
     fresh.proven(monotonicMs())
-    near.fill(early, found, 60_000)
+    near.fill(early, forAMinute)
     expect(near.size).toBe(0)
-    near.fill(near.begin('k'), found, 60_000)
+    near.fill(near.begin('k'), forAMinute)
     expect(near.size).toBe(1)
   })
 
@@ -50,10 +58,10 @@ describe('a copy', () => {
       const marks = [near.begin('k'), near.begin('k')]
       const other = near.begin('other')
       change('k')
-      for (const mark of marks) near.fill(mark, found, 60_000)
+      for (const mark of marks) near.fill(mark, forAMinute)
       expect(near.get('k')).toBeUndefined()
       for (const mark of [...marks, other]) near.end(mark)
-      near.fill(near.begin('k'), found, 60_000)
+      near.fill(near.begin('k'), forAMinute)
       expect(near.get('k')).toBeDefined()
       near.clear()
     }
@@ -64,18 +72,18 @@ describe('a copy', () => {
     near.beginWrite('k')
     near.beginWrite('k')
     near.endWrite('k')
-    near.fill(near.begin('k'), found, 60_000)
+    near.fill(near.begin('k'), forAMinute)
     expect(near.size).toBe(0)
     near.endWrite('k')
-    near.fill(near.begin('k'), found, 60_000)
+    near.fill(near.begin('k'), forAMinute)
     expect(near.size).toBe(1)
   })
 
   test('made while Redis was away needs no proof and has its own time', () => {
     const { fresh, near } = open()
     fresh.lost('away')
-    near.fillWithoutProof(near.begin('k'), found, 1_000)
-    near.fillWithoutProof(near.begin('over'), found, -1)
+    near.fillWithoutProof(near.begin('k'), found, 1_000, 0)
+    near.fillWithoutProof(near.begin('over'), found, -1, 0)
     expect(near.get('k')?.value).toBe('value')
     expect(near.get('over')).toBeUndefined()
     near.drop('k')

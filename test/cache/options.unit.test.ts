@@ -1,19 +1,38 @@
 import { describe, expect, test } from 'vitest'
-import { resolveCacheOptions, resolveLoadTtl, resolveSetTtl } from '../../src/cache/options.ts'
+import { resolveCacheOptions, resolveLoad, resolveSet, withJitter } from '../../src/cache/options.ts'
+import { jsonSerializer } from '../../src/cache/values.ts'
 import { slotOf } from '../../src/redis/slots.ts'
 
 describe('options', () => {
   test('have their defaults', () => {
     expect(resolveCacheOptions(undefined)).toEqual({
       name: 'main',
-      ttlMs: 300_000,
+      life: {
+        ttlMs: 300_000,
+        graceMs: 0,
+        jitter: 0,
+        tags: [],
+        softMs: undefined,
+        hardMs: undefined,
+        negativeMs: undefined,
+        early: false,
+        signal: undefined,
+      },
       maxStalenessMs: 1_000,
       l1: { maxEntries: 10_000, maxBytes: 67_108_864 },
       leaseMs: 2_000,
       timeoutMs: 500,
+      maxValueBytes: 67_108_864,
+      serializer: jsonSerializer,
+      outage: 'load',
+      outageTtlMs: 1_000,
       outageConcurrency: 32,
     })
-    expect(resolveCacheOptions({ l1: false, ttl: 0 })).toMatchObject({ l1: undefined, ttlMs: 0 })
+    expect(resolveCacheOptions({ l1: false, ttl: 0, maxStaleness: '2s' })).toMatchObject({
+      l1: undefined,
+      life: { ttlMs: 0 },
+      outageTtlMs: 2_000,
+    })
   })
 
   test('are all judged together, and neighbours put right', () => {
@@ -22,7 +41,12 @@ describe('options', () => {
       ttl: -1,
       maxStaleness: 5,
       l1: { max: 5, maxBytes: 0 },
-      grace: '1h',
+      grace: 'long',
+      jitter: 1.5,
+      early: 'sometimes',
+      serializer: { encode: JSON.stringify },
+      outage: 'hide',
+      maxValueBytes: 0,
       stdTTL: 5,
     }
     let message = ''
@@ -39,18 +63,54 @@ describe('options', () => {
       'l1.max',
       'maxBytes must',
       'grace',
+      'jitter must be a number from 0 to 0.99',
+      "early must be a number from 0.01 to 0.99, 'random' or false",
+      'serializer must have',
+      'outage must',
+      'maxValueBytes must',
       'did you mean ttl',
     ])
       expect(message).toContain(part)
   })
 
   test('of a call', () => {
-    expect(resolveSetTtl({ ttl: '1m' }, 5)).toBe(60_000)
-    expect(resolveSetTtl({}, 5)).toBe(5)
-    expect(resolveLoadTtl({ signal: AbortSignal.timeout(1) }, 5)).toBe(5)
-    for (const wrong of [{ tags: ['a'] }, { ttl: '5 parsecs' }, { ttl: Number.NaN }, null, 5])
-      expect(() => resolveSetTtl(wrong as never, 5)).toThrow(/cache\.set/)
-    expect(() => resolveLoadTtl({ softTimeout: 5, signal: {} } as never, 5)).toThrow(/softTimeout.*|signal/)
+    const { life } = resolveCacheOptions({ ttl: 5, grace: 7 })
+    expect(resolveSet(undefined, life)).toBe(life)
+    expect(resolveSet({ ttl: '1m', tags: ['a', 'b', 'a'] }, life)).toEqual({
+      ttlMs: 60_000,
+      graceMs: 7,
+      jitter: 0,
+      tags: ['a', 'b'],
+    })
+    const signal = AbortSignal.timeout(1)
+    expect(resolveLoad({ signal, softTimeout: 0, early: 0.8 }, life)).toMatchObject({
+      ttlMs: 5,
+      softMs: 0,
+      early: 0.8,
+      signal,
+    })
+    for (const wrong of [
+      { softTimeout: 5 },
+      { ttl: '5 parsecs' },
+      { ttl: Number.NaN },
+      { tags: 'a' },
+      { tags: ['\ud800'] },
+      { tags: Array.from({ length: 65 }, String) },
+      null,
+      5,
+    ])
+      expect(() => resolveSet(wrong as never, life)).toThrow(/cache\.set/)
+    expect(() => resolveLoad({ swr: 5, signal: {} } as never, life)).toThrow(
+      /grace and softTimeout.*signal|signal.*grace/,
+    )
+  })
+
+  test('jitter only shortens', () => {
+    const ttls = Array.from({ length: 1_000 }, () => withJitter(1_000, 0.1))
+    expect(Math.max(...ttls)).toBeLessThanOrEqual(1_000)
+    expect(Math.min(...ttls)).toBeGreaterThanOrEqual(900)
+    expect(new Set(ttls).size).toBeGreaterThan(50)
+    expect(withJitter(1_000, 0)).toBe(1_000)
   })
 })
 

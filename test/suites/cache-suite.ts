@@ -329,21 +329,29 @@ export function cacheSuite(name: string, open: () => Promise<CacheSuiteRedis>): 
     })
 
     describe('what somebody else has left there', () => {
-      const header = (generation: string): string => `a1:${generation}:${'-'.repeat(16)}:${'0'.repeat(13)}`
-      const garbage = (generation: string): string[] => [
-        '',
-        'foreign',
-        '{"a":1}',
-        'a1:',
-        '\n'.repeat(60),
-        `${header(generation)}\n`,
-        `${header(generation)}\n{"a":`,
-        `${header(generation)}\nundefined`,
-        `${header(generation)} {}`,
-        header(generation),
-        header(generation).replace('0'.repeat(13), 'x'.repeat(13)),
-        `${header('y'.repeat(16))}\n1`,
-      ]
+      const header = (generation: string): string =>
+        `a1:${generation}:${'-'.repeat(24)}:${'0'.repeat(13)}:${'0'.repeat(13)}`
+      const garbage = (generation: string): string[] => {
+        const head = header(generation)
+        return [
+          '',
+          'foreign',
+          '{"a":1}',
+          'a1:',
+          '\n'.repeat(90),
+          `${head}\n`,
+          `${head}\n\n{"a":`,
+          `${head}\n\nundefined`,
+          `${head}\n[0,"#tag"]\n1`,
+          `${head}\n{}\n1`,
+          `${head}\n[\n1`,
+          `${head} {}`,
+          head,
+          head.replace('0'.repeat(13), 'x'.repeat(13)),
+          `${head.slice(0, -13)}${'x'.repeat(13)}\n\n1`,
+          `${header('y'.repeat(16))}\n\n1`,
+        ]
+      }
 
       test('is a miss, and gives way to what is loaded', async () => {
         const generation = (await redis.client.get(`${namespace}:c:main`)) as string
@@ -365,7 +373,7 @@ export function cacheSuite(name: string, open: () => Promise<CacheSuiteRedis>): 
       test('cannot reach a prototype, nor the stack', async () => {
         const generation = (await redis.client.get(`${namespace}:c:main`)) as string
         const write = (text: string) =>
-          redis.client.set(keyOf('evil'), `${header(generation)}\n${text}`, 'PX', 60_000)
+          redis.client.set(keyOf('evil'), `${header(generation)}\n\n${text}`, 'PX', 60_000)
         await write('{"__proto__":{"admin":true},"\\u005f_proto__":{"admin":true},"a":1}')
         const value = (await here.get('evil')) as Record<string, unknown>
         expect(Object.keys(value)).toEqual(['a'])
@@ -390,6 +398,8 @@ export function cacheSuite(name: string, open: () => Promise<CacheSuiteRedis>): 
         stores: 1,
         refusedStores: 0,
         invalidations: 0,
+        refreshes: 0,
+        stale: 0,
         l1: { entries: 0, bytes: 0, on: false, reason: 'switched off by l1: false' },
       })
       await untilCopied(on, 'k')

@@ -1,0 +1,70 @@
+import type { RedisClient } from '../redis/client.ts'
+import { type Entry, HEADER_LENGTH, parseEntry } from './entry.ts'
+import type { FarCache } from './far-cache.ts'
+import type { Filling } from './near-cache.ts'
+import type { ResolvedLoad } from './options.ts'
+import type { Found, Values } from './values.ts'
+import type { Versions } from './versions.ts'
+
+/** What stands under a key in L2, judged. */
+export interface Seen {
+  readonly entry: Entry
+  /** Generation and tags are those of today. */
+  readonly current: boolean
+  /** The value, if it is current and can be read. */
+  readonly found: Found | undefined
+  /** Of its TTL, before its grace; 0 or less when it is stale. */
+  readonly freshMs: number
+}
+
+/** Reads L2 and says what counts of it. */
+export class Reader {
+  readonly #far: FarCache
+  readonly #versions: Versions
+  readonly #values: Values
+
+  constructor(far: FarCache, versions: Versions, values: Values) {
+    this.#far = far
+    this.#versions = versions
+    this.#values = values
+  }
+
+  /** Undefined for nothing, and for whatever a foreign client has left there. */
+  async read(redisKey: string): Promise<Seen | undefined> {
+    const reply = await this.#far.entry(redisKey)
+    return reply && this.judge(reply.text, reply.ttlMs, reply.generation)
+  }
+
+  /** `generation`: as just asked for. */
+  judge(text: string, ttlMs: number, generation?: string): Seen | undefined | Promise<Seen | undefined> {
+    const entry = parseEntry(text)
+    if (entry === undefined) return undefined
+    if (this.#versions.knows(entry)) return this.#seen(entry, true, ttlMs)
+    const confirm = (client: RedisClient) => this.#versions.confirm(client, entry, generation)
+    return this.#far.read(confirm).then((current) => this.#seen(entry, current, ttlMs))
+  }
+
+  #seen(entry: Entry, current: boolean, ttlMs: number): Seen {
+    const found = current && entry.payload !== undefined ? this.#values.decode(entry.payload) : undefined
+    // Without TTL: a foreign client has taken it away.
+    return { entry, current, found, freshMs: ttlMs < 0 ? Number.POSITIVE_INFINITY : ttlMs - entry.graceMs }
+  }
+}
+
+/** The shortest text that can be an entry. */
+export const MIN_ENTRY_BYTES: number = HEADER_LENGTH
+
+/** What a copy is to be made of. */
+export function fillingOf({ entry, freshMs }: Seen, found: Found, load: ResolvedLoad): Filling {
+  const { graceMs, token } = entry
+  const tags = entry.tags.length === 0 ? entry.tags : entry.tags.filter((_, at) => at % 2 === 0)
+  return { found, freshMs, graceMs, refreshMs: refreshIn(entry, freshMs, load), token, tags }
+}
+
+/** When to begin to replace it: drawn once for every copy, so that the processes do not all come at once. */
+function refreshIn({ loadMs }: Entry, freshMs: number, { early, ttlMs }: ResolvedLoad): number {
+  if (early === false) return Number.POSITIVE_INFINITY
+  if (early !== 'random') return freshMs - (1 - early) * ttlMs
+  // XFetch with beta 1: -ln of a uniform number is exponentially distributed with mean 1.
+  return freshMs + Math.max(1, loadMs) * Math.log(1 - Math.random())
+}
