@@ -15,6 +15,8 @@ for at = 1, #KEYS do
   if type(bytes) == 'number' and bytes >= tonumber(ARGV[1]) and bytes <= tonumber(ARGV[2]) then
     found[at * 2 - 1] = redis.call('GET', KEYS[at])
     found[at * 2] = redis.call('PTTL', KEYS[at])
+  elseif type(bytes) == 'table' and string.sub(bytes.err, 1, 9) ~= 'WRONGTYPE' then
+    return bytes
   else
     found[at * 2 - 1] = false
   end
@@ -51,6 +53,8 @@ export interface FarOptions {
  * by `ERR_AS_ONE_REDIS_UNAVAILABLE`; nothing is tried twice, since it may have happened.
  */
 export class FarCache {
+  /** What is longer counts as nothing. */
+  readonly maxBytes: number
   readonly #connection: RedisConnection
   readonly #options: FarOptions
   readonly #deadlines: DeadlineQueue
@@ -60,6 +64,7 @@ export class FarCache {
   #wasUp = false
 
   constructor(connection: RedisConnection, options: FarOptions) {
+    this.maxBytes = options.maxBytes
     this.#connection = connection
     this.#options = options
     this.#deadlines = new DeadlineQueue(options.timeoutMs)

@@ -14,14 +14,14 @@ const ACQUIRE: LuaScript = defineScript(
   `-- KEYS[1] entry
 -- ARGV[1] token, ARGV[2] lease in ms, ARGV[3] generation, ARGV[4] '1': the generation has just been asked for
 -- ARGV[5] token of the entry or lease that the caller has found to be no good, ARGV[6] '1': its value is to stay
--- ARGV[7] what a marker says behind its header
+-- ARGV[7] what a marker says behind its header, ARGV[8] longest entry that counts, in bytes
 -- Result: {} acquired, {entry, PTTL, ms of lease left or 0}, or 0: ask for the generation
 local key = KEYS[1]
 local entry = redis.pcall('GET', key)
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local deadline = string.format('%013.0f', now + ARGV[2])
-if type(entry) == 'string' and #entry >= ${HEADER_LENGTH} and string.sub(entry, 1, 3) == 'a1:' then
+if type(entry) == 'string' and #entry >= ${HEADER_LENGTH} and #entry <= tonumber(ARGV[8]) and string.sub(entry, 1, 3) == 'a1:' then
   if string.sub(entry, ${LUA_OFFSETS.generation}) == ARGV[3] then
     local token = string.sub(entry, ${LUA_OFFSETS.token})
     local left = math.max(0, (tonumber(string.sub(entry, ${LUA_OFFSETS.deadline})) or 0) - now)
@@ -114,15 +114,18 @@ export interface AcquireRequest {
   readonly keep: boolean
   /** What a marker says behind its header. */
   readonly meta: string
+  /** What is longer counts as nothing. */
+  readonly maxBytes: number
 }
 
 /** The right and duty to load, what is in its way, or 'generation': ask for it. */
 export async function acquire(
   client: RedisClient,
   key: string,
-  { token, leaseMs, generation, sure, judged, keep, meta }: AcquireRequest,
+  { token, leaseMs, generation, sure, judged, keep, meta, maxBytes }: AcquireRequest,
 ): Promise<Present | 'acquired' | 'generation'> {
-  const args = [key, token, leaseMs, generation, sure ? '1' : '0', judged ?? '', keep ? '1' : '0', meta]
+  const flags = [sure ? '1' : '0', judged ?? '', keep ? '1' : '0'] as const
+  const args = [key, token, leaseMs, generation, ...flags, meta, maxBytes]
   const reply = await runScript<Present | [] | number>(client, ACQUIRE, args)
   if (typeof reply === 'number') return 'generation'
   return reply.length === 0 ? 'acquired' : reply

@@ -61,9 +61,12 @@ export function fillingOf({ entry, freshMs }: Seen, found: Found, load: Resolved
   return { found, freshMs, graceMs, refreshMs: refreshIn(entry, freshMs, load), token, tags }
 }
 
-/** When to begin to replace it: drawn once for every copy, so that the processes do not all come at once. */
-function refreshIn({ loadMs }: Entry, freshMs: number, { early, ttlMs }: ResolvedLoad): number {
-  if (early === false) return Number.POSITIVE_INFINITY
+/**
+ * When to begin to replace it: drawn once for every copy, so that the processes do not all come at once. Not while
+ * somebody has the lease: taking it with its own token would be stealing it.
+ */
+function refreshIn({ leased, loadMs }: Entry, freshMs: number, { early, ttlMs }: ResolvedLoad): number {
+  if (early === false || leased) return Number.POSITIVE_INFINITY
   if (early !== 'random') return freshMs - (1 - early) * ttlMs
   // XFetch with beta 1: -ln of a uniform number is exponentially distributed with mean 1.
   return freshMs + Math.max(1, loadMs) * Math.log(1 - Math.random())

@@ -225,8 +225,7 @@ export class SingleFlight {
     counters.l2Hits += 1
     const filling = fillingOf(seen, found, request.load)
     near.fill(flight.mark, filling)
-    if (filling.refreshMs <= 0 && !entry.leased)
-      queueMicrotask(() => this.#refreshAfter(flight, request, entry.token))
+    if (filling.refreshMs <= 0) queueMicrotask(() => this.#refreshAfter(flight, request, entry.token))
     return { is: 'found', value: found.value }
   }
 
@@ -274,7 +273,8 @@ export class SingleFlight {
         generation ??= await versions.ask(client, GENERATION)
         if (names.length > 0) tags = await versions.askAll(client, names)
         const meta = encodeMeta(0, tags)
-        return acquire(client, redisKey, { token, leaseMs, generation, sure, judged, keep, meta })
+        const { maxBytes } = far
+        return acquire(client, redisKey, { token, leaseMs, generation, sure, judged, keep, meta, maxBytes })
       })
       if (step === 'acquired') return { is: 'acquired', generation: generation as string, tags }
       if (step !== 'generation') return step

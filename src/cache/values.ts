@@ -58,6 +58,7 @@ export class Values {
   /** Undefined when it cannot be read. */
   decode(text: string): Found | undefined {
     if (text === NO_VALUE) return { value: undefined, size: 0 }
+    if (text.length > this.#maxBytes) return undefined
     try {
       const value = this.#serializer.decode(text)
       if (value === undefined) return undefined
