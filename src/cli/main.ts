@@ -3,10 +3,29 @@ import { readFileSync } from 'node:fs'
 import { Command } from 'commander'
 import { messageOf } from '../core/errors.ts'
 import { addDoctor } from './doctor.ts'
+import { addHost } from './host-process.ts'
+import { addList } from './list.ts'
+import { addLogs } from './logs.ts'
+import { addMonit } from './monit.ts'
 import { addRun } from './run.ts'
+import { addSaved } from './saved.ts'
+import { addStart } from './start.ts'
+import { addStartup } from './startup.ts'
+import { addVerbs } from './verbs.ts'
 
 // Every command lives in a file of its own and adds itself here.
-const commands: readonly ((program: Command) => void)[] = [addRun, addDoctor]
+const commands: readonly ((program: Command) => void)[] = [
+  addRun,
+  addStart,
+  addList,
+  addLogs,
+  addMonit,
+  addVerbs,
+  addSaved,
+  addStartup,
+  addDoctor,
+  addHost,
+]
 
 const manifest = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')) as {
   version: string

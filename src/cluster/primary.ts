@@ -164,8 +164,7 @@ export async function startPrimary(
         return {
           env: {
             ...now.options.env,
-            NODE_APP_INSTANCE: `${index}`,
-            ...now.launch?.envOf?.(index),
+            ...(now.launch?.envOf?.(index) ?? { NODE_APP_INSTANCE: `${index}` }),
             ...announcementEnv(announcement),
             AS_ONE_WORKER: `${index}`,
           },

@@ -12,7 +12,7 @@ export interface Launch {
   readonly cwd?: string
   /** Node's own options. */
   readonly nodeArgs?: readonly string[]
-  /** Added to the environment of one worker. */
+  /** Added to the environment of one worker. Default: `NODE_APP_INSTANCE`. */
   envOf?(index: number): Readonly<Record<string, string>>
   /** Ready when it has sent 'ready', instead of when it listens. */
   readonly waitReady?: boolean

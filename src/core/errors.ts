@@ -15,6 +15,8 @@ export type SharedStateErrorCode =
   | 'ERR_AS_ONE_CACHE'
   | 'ERR_AS_ONE_RATE_LIMIT'
   | 'ERR_AS_ONE_TIMEOUT'
+  | 'ERR_AS_ONE_ECOSYSTEM'
+  | 'ERR_AS_ONE_CONTROL'
   | 'ERR_AS_ONE_ABORTED'
   | 'ERR_AS_ONE_CLOSED'
 

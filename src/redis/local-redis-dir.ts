@@ -70,7 +70,8 @@ export function localRedisFiles({
   return files
 }
 
-function stateHomeOf(env: NodeJS.ProcessEnv): string {
+/** @throws SharedStateError when the environment names no such place */
+export function stateHomeOf(env: NodeJS.ProcessEnv): string {
   const { XDG_STATE_HOME: xdg, HOME: home } = env
   if (xdg) {
     if (isAbsolute(xdg)) return xdg
@@ -78,7 +79,7 @@ function stateHomeOf(env: NodeJS.ProcessEnv): string {
   }
   if (home && isAbsolute(home)) return join(home, '.local', 'state')
   throw localRedisError(
-    `neither XDG_STATE_HOME nor HOME is set, so the managed Redis has no place for its data: ${ELSEWHERE}`,
+    `neither XDG_STATE_HOME nor HOME is set, so there is no place for data of ours: ${ELSEWHERE}`,
   )
 }
 
@@ -87,12 +88,18 @@ function stateHomeOf(env: NodeJS.ProcessEnv): string {
  * anywhere we can.
  */
 export async function prepareDirectory(files: LocalRedisFiles): Promise<void> {
+  await preparePrivate([dirname(files.dir), files.dir, files.users])
+}
+
+/** Makes the last of these directories, each the parent of the next, with all above it; checks that they are ours alone. */
+export async function preparePrivate(paths: readonly string[]): Promise<void> {
+  const last = paths.at(-1) as string
   try {
-    await makeDirectory(files.users)
+    await makeDirectory(last)
   } catch (error) {
-    throw localRedisError(`cannot create ${files.dir}: ${messageOf(error)}: ${ELSEWHERE}`, error)
+    throw localRedisError(`cannot create ${last}: ${messageOf(error)}: ${ELSEWHERE}`, error)
   }
-  for (const path of [dirname(files.dir), files.dir, files.users]) await checkPrivate(path)
+  for (const path of paths) await checkPrivate(path)
 }
 
 /** Not `recursive`: where a file system answers ENOENT to mkdir (/proc, an automounted /home), Node then never returns. */

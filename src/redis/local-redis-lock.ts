@@ -89,7 +89,7 @@ function ask(command: string, args: string[]): string | undefined {
 }
 
 export async function underLock<T>(
-  files: LocalRedisFiles,
+  files: Pick<LocalRedisFiles, 'lock'>,
   wait: LockWait,
   work: () => Promise<T>,
 ): Promise<T> {
