@@ -52,7 +52,10 @@ async function smokeAll(suites) {
     if (absent.size > 0) say(`${suite.name}: not installed: ${[...absent].join(', ')}`)
     return suite.cases.flatMap(({ name, contenders }, i) =>
       Object.entries(contenders)
-        .filter(([who]) => !absent.has(who) && (i === 0 || who.startsWith('as-one')))
+        .filter(
+          ([who]) =>
+            !absent.has(who) && (suite.smoked?.includes(who) ?? (i === 0 || who.startsWith('as-one'))),
+        )
         .map(([who, open]) => ({ what: `${suite.name}, ${name}: ${who}`, open })),
     )
   })

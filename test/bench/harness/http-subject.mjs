@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import { launchers, serverFile } from './launchers.mjs'
 import { fewRequests, get, load } from './load.mjs'
 import { freePort } from './ports.mjs'
-import { cpuOf, descendantsOf, rssOf, start, until } from './processes.mjs'
+import { cpuOf, rssOf, start, until, workersOf } from './processes.mjs'
 import { startRedis } from './redis.mjs'
 
 const CONNECTIONS = 64
@@ -72,7 +72,7 @@ export function httpSubject({
 
 function measured({ url, requests, server, redis, context, workers }) {
   const roles = () => {
-    const all = descendantsOf(server.pid)
+    const all = workersOf(server.pid)
     return { primary: server.pid, workers: all }
   }
   const read = async () => {
@@ -117,14 +117,10 @@ function measured({ url, requests, server, redis, context, workers }) {
       }
       if (!redis) return memory
       // A known number of requests, all answered: what a load generator leaves in flight would count as more.
-      const count = context.smoke ? 40 : COUNTED
-      const { sent } = await redis.sentDuring(() => fewRequests(url, requests, count))
-      const perRequest = [...sent].map(([name, times]) => [name, times / count])
-      perRequest.sort((a, b) => b[1] - a[1])
+      const [count, quietMs] = context.smoke ? [40, 1] : [COUNTED]
       return {
         ...memory,
-        sent: perRequest.reduce((sum, [, each]) => sum + each, 0),
-        commands: perRequest.filter(([, each]) => each >= 0.005),
+        ...(await redis.commandsPer(count, () => fewRequests(url, requests, count), quietMs)),
       }
     },
     /** Runs `work` while every worker writes a CPU profile. */

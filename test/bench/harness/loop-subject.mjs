@@ -59,16 +59,8 @@ export function loopSubject({
         },
         async facts() {
           if (!redis) return { idleMb }
-          const count = smoke ? 20 : counted
-          const { result, sent } = await redis.sentDuring(() => run({ count }))
-          const each = [...sent]
-            .map(([name, times]) => [name, times / result.done])
-            .sort((a, b) => b[1] - a[1])
-          return {
-            idleMb,
-            sent: each.reduce((sum, [, times]) => sum + times, 0),
-            commands: each.filter(([, times]) => times >= 0.005),
-          }
+          const [count, quietMs] = smoke ? [20, 1] : [counted]
+          return { idleMb, ...(await redis.commandsPer(count, () => run({ count }), quietMs)) }
         },
       }
     } catch (error) {

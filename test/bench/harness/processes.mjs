@@ -51,6 +51,11 @@ export function descendantsOf(pid) {
   return found
 }
 
+/** The processes below a primary that are Node's: not its Redis, nor that one's guardian. */
+export function workersOf(pid) {
+  return descendantsOf(pid).filter((each) => /node/.test(readProc(`${each}/comm`)))
+}
+
 export function isAlive(pid) {
   const stat = readProc(`${pid}/stat`)
   return stat !== '' && !/^[ZX]/.test(stat.slice(stat.lastIndexOf(')') + 2))

@@ -5,6 +5,8 @@ import { Redis } from 'ioredis'
 import { freePort } from './ports.mjs'
 import { start } from './processes.mjs'
 
+const QUIET_MS = 1_000
+
 /** A Redis of one contender's own, without persistence, on TCP and on a unix socket. */
 export async function startRedis() {
   const dir = mkdtempSync(join(tmpdir(), 'bench-'))
@@ -42,20 +44,21 @@ export async function startRedis() {
         memoryMb: field('used_memory') / 2 ** 20,
       }
     },
-    /** The commands that clients sent while `work` ran, by name; what scripts call is not among them. */
-    async sentDuring(work) {
-      const monitor = await client.monitor()
-      const sent = new Map()
-      monitor.on('monitor', (_time, args, source) => {
-        if (source === 'lua') return
-        const name = String(args[0]).toLowerCase()
-        sent.set(name, (sent.get(name) ?? 0) + 1)
-      })
-      try {
-        return { result: await work(), sent }
-      } finally {
-        await new Promise((resolve) => setTimeout(resolve, 50)) // what is still on its way to the monitor
-        monitor.disconnect()
+    /**
+     * The commands that clients sent for each of `count` operations, by name; what scripts call is not among them. What
+     * is sent without any operation, by heartbeats, is told apart, per second.
+     */
+    async commandsPer(count, work, quietMs = QUIET_MS) {
+      const quiet = await sentDuring(client, () => new Promise((resolve) => setTimeout(resolve, quietMs)))
+      const busy = await sentDuring(client, work)
+      const each = [...busy.sent]
+        .map(([name, times]) => [name, (times - ((quiet.sent.get(name) ?? 0) * busy.ms) / quiet.ms) / count])
+        .filter(([, times]) => times >= 0.005)
+        .sort((a, b) => b[1] - a[1])
+      return {
+        sent: each.reduce((sum, [, times]) => sum + times, 0),
+        commands: each,
+        background: ([...quiet.sent.values()].reduce((sum, times) => sum + times, 0) / quiet.ms) * 1e3,
       }
     },
     async stop() {
@@ -63,6 +66,25 @@ export async function startRedis() {
       await server.stop()
       rmSync(dir, { recursive: true, force: true })
     },
+  }
+}
+
+async function sentDuring(client, work) {
+  const monitor = await client.monitor()
+  const sent = new Map()
+  monitor.on('monitor', (_time, args, source) => {
+    if (source === 'lua') return
+    const name = String(args[0]).toLowerCase()
+    sent.set(name, (sent.get(name) ?? 0) + 1)
+  })
+  try {
+    const startedAt = performance.now()
+    await work()
+    const ms = performance.now() - startedAt
+    await new Promise((resolve) => setTimeout(resolve, 50)) // what is still on its way to the monitor
+    return { sent, ms }
+  } finally {
+    monitor.disconnect()
   }
 }
 

@@ -31,11 +31,22 @@ async function check(url, get) {
   }
 }
 
+/** One side of the comparison, with its launcher. */
+export const contenderWith = (app, { workers = 2, redis = 'tcp', route, clients } = {}) =>
+  httpSubject({
+    launcher: app === 'as-one' ? 'as-one' : 'node:cluster',
+    app: `request/${app}.mjs`,
+    redis,
+    workers,
+    workload: (url, get) => workload(url, get, { route, clients }),
+    check: app === 'bare' ? undefined : check,
+  })
+
 const contenders = (redis) => ({
-  bare: httpSubject({ launcher: 'node:cluster', app: 'request/bare.mjs', redis: false, workload }),
-  'as-one': httpSubject({ launcher: 'as-one', app: 'request/as-one.mjs', redis, workload, check }),
-  'by hand': httpSubject({ launcher: 'node:cluster', app: 'request/by-hand.mjs', redis, workload, check }),
-  floor: httpSubject({ launcher: 'node:cluster', app: 'request/floor.mjs', redis, workload, check }),
+  bare: contenderWith('bare', { redis: false }),
+  'as-one': contenderWith('as-one', { redis }),
+  'by hand': contenderWith('by-hand', { redis }),
+  floor: contenderWith('floor', { redis }),
 })
 
 const added = (round, who) => round[who].appUs - round.bare.appUs

@@ -1,5 +1,6 @@
 // What the documentation of node:cluster shows, with the app loaded in the workers only.
 import cluster from 'node:cluster'
+import { once } from 'node:events'
 import http from 'node:http'
 
 const { PORT, WORKERS, BENCH_APP, BENCH_BALANCE } = process.env
@@ -10,6 +11,16 @@ if (cluster.isPrimary) {
     if (++listening === Number(WORKERS)) console.log('ready')
   })
   for (let i = 0; i < Number(WORKERS); i++) cluster.fork()
+  // A rolling restart as people write it: a new one first, then the old one's disconnect(), and a limit for it.
+  process.on('SIGHUP', async () => {
+    for (const old of Object.values(cluster.workers)) {
+      await once(cluster.fork(), 'listening')
+      old.disconnect()
+      const slow = setTimeout(() => old.process.kill(), 2_000)
+      await once(old, 'exit')
+      clearTimeout(slow)
+    }
+  })
   process.once('SIGTERM', () => {
     for (const worker of Object.values(cluster.workers)) worker.process.kill('SIGKILL')
     process.exit()
