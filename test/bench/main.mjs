@@ -25,7 +25,7 @@ const { positionals, values } = parseArgs({
   },
 })
 
-const SMOKES_AT_ONCE = 3
+const SMOKES_AT_ONCE = 4
 const say = (line) => process.stderr.write(`${line}\n`)
 const chosen = positionals.length > 0 ? positionals : known
 

@@ -59,7 +59,7 @@ their way. \`process.send\` sends each to the primary, which sends it on; it rea
 gives it to Redis for the others.`,
   libraries: ['ioredis'],
   plan: { rounds: 6, sampleMs: 1_000, warmUpMs: 2_000 },
-  plot: { metric: 'rate', title: 'Messages per second', unit: '/s' },
+  plot: { metric: 'rate', title: 'Messages per second', unit: '/s', less: false },
   columns: [
     'rate',
     'primaryUs',

@@ -20,27 +20,30 @@ const contender = (launcher, workload) =>
     check,
   })
 
-const contenders = (workload) => ({
+const handedOut = (workload) => ({
   'as-one': contender('as-one', workload),
   'node:cluster': contender('node:cluster', workload),
-  'as-one, os': contender('as-one, os', workload),
-  'node:cluster, os': contender('node:cluster, os', workload),
   pm2: contender('pm2', workload),
 })
+const sharedSocket = (workload) => ({
+  'as-one, os': contender('as-one, os', workload),
+  'node:cluster, os': contender('node:cluster, os', workload),
+})
 
-/** `balance: 'os'` is the shared handle of node:cluster's SCHED_NONE. */
 export default {
   title: 'Runner',
-  about: `A node:http app that answers 17 bytes, 2 workers, 64 connections. \`os\` is the shared socket
-(\`balance: 'os'\`, SCHED_NONE), the others hand connections out in turn.`,
+  about: `A node:http app that answers 17 bytes, 2 workers, 64 connections: kept open, or a new one for each
+request. The primary hands connections out in turn; on a shared socket (\`balance: 'os'\`, SCHED_NONE) the kernel does.`,
   needs: { pm2: ['pm2'] },
   libraries: ['pm2'],
-  plan: { sittings: 3, rounds: 6, sampleMs: 1_000, warmUpMs: 2_000 },
-  plot: { metric: 'rate', title: 'Requests per second', unit: '/s' },
+  plan: { rounds: 12, sampleMs: 1_000, warmUpMs: 2_000 },
+  plot: { metric: 'rate', title: 'Requests per second', unit: '/s', less: false },
   columns: ['rate', 'appUs', 'primaryUs', 'p50Ms', 'p99Ms', 'workersMb', 'idlePrimaryMb', 'readyMs'],
   cases: [
-    { name: 'keep-alive', contenders: contenders(kept) },
-    { name: 'fresh connections', contenders: contenders(fresh) },
+    { name: 'keep-alive', contenders: handedOut(kept) },
+    { name: 'fresh connections', contenders: handedOut(fresh) },
+    { name: 'shared socket, keep-alive', contenders: sharedSocket(kept), plan: { rounds: 6 } },
+    { name: 'shared socket, fresh', contenders: sharedSocket(fresh), plan: { rounds: 6 } },
   ],
   bars: [
     {

@@ -66,6 +66,7 @@ guarantees than either; \`bare\` is Express with none of it.`,
     'bentocache',
     'ioredis',
   ],
+  plan: { rounds: 8, sampleMs: 1_500 },
   profiled: ['as-one', 'floor', 'by hand'],
   plot: { metric: 'appUs', title: 'App CPU per request', unit: 'µs' },
   cases: [
