@@ -33,11 +33,15 @@ export type { ByteSize, Duration } from './core/duration.ts'
 export { SharedStateError, type SharedStateErrorCode } from './core/errors.ts'
 export * from './default-bus.ts'
 export {
+  type ConsumeOptions,
+  ipKey,
   type RateLimitDecision,
   type RateLimiter,
   type RateLimiterOptions,
   type RateLimitMiddleware,
   type RateLimitOptions,
+  type RateLimitPolicyOptions,
+  type RateLimitStats,
   rateLimit,
   rateLimiter,
 } from './rate-limit/index.ts'

@@ -9,6 +9,9 @@ import {
   type RateLimiterOptions,
   type RateLimitMiddleware,
   type RateLimitOptions,
+  type RateLimitPolicyOptions,
+  type SeveralLimitsOptions,
+  type SharedLimiterOptions,
 } from './rate-limit/index.ts'
 import { createSession, type SessionMiddleware, type SessionOptions } from './session/index.ts'
 
@@ -17,9 +20,13 @@ export interface Shared {
   session<Data extends object = object>(options: SessionOptions): SessionMiddleware<Data>
   cache(options?: CacheOptions): Cache
   rateLimit<Req extends IncomingMessage = IncomingMessage>(
-    options: RateLimitOptions<Req>,
+    options: RateLimitOptions<Req> | readonly RateLimitPolicyOptions[],
+    shared?: SeveralLimitsOptions<Req>,
   ): RateLimitMiddleware<Req>
-  rateLimiter(options: RateLimiterOptions): RateLimiter
+  rateLimiter(
+    options: RateLimiterOptions | readonly RateLimitPolicyOptions[],
+    shared?: SharedLimiterOptions,
+  ): RateLimiter
   readonly bus: Bus
   /** Sends what is queued, then closes every connection this instance has opened. Idempotent. */
   close(): Promise<void>
@@ -48,8 +55,8 @@ function sharedOf(ctx: SharedContext): Shared {
   return {
     session: (options) => createSession(ctx, options),
     cache: (options) => createCache(ctx, options),
-    rateLimit: (options) => createRateLimit(ctx, options),
-    rateLimiter: (options) => createRateLimiter(ctx, options),
+    rateLimit: (options, shared) => createRateLimit(ctx, options, shared),
+    rateLimiter: (options, shared) => createRateLimiter(ctx, options, shared),
     bus: ctx.bus,
     close,
     [Symbol.asyncDispose]: close,

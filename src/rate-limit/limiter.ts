@@ -1,63 +1,87 @@
-import { hash } from 'node:crypto'
 import { defaultContext, type SharedContext } from '../context.ts'
-import { channels } from '../core/channels.ts'
-import { SharedStateError } from '../core/errors.ts'
-import { show } from '../core/options.ts'
-import type { LimitRedis } from './availability.ts'
-import { fixedWindow } from './fixed-window.ts'
-import { LocalWindow } from './local.ts'
+import type { Duration } from '../core/duration.ts'
+import { Limiter } from './decide.ts'
 import {
-  type OnUnavailable,
   type RateLimiterOptions,
-  type ResolvedLimiterOptions,
+  type RateLimitPolicyOptions,
   resolveRateLimiterOptions,
+  type SharedLimiterOptions,
 } from './options.ts'
-import type { Algorithm, Question, RateLimitAlgorithm, RateLimitDecision, RateLimitPolicy } from './policy.ts'
-import { type RateLimitRoom, roomOf } from './room.ts'
-import { slidingWindow } from './sliding-window.ts'
+import type { RateLimitDecision, RateLimitPolicy } from './policy.ts'
+import type { RateLimitStats } from './stats.ts'
+
+export interface ConsumeOptions {
+  /** What it costs, a whole number from 1 to the limit. @default 1 */
+  cost?: number
+  /** Another limit for this call: the plan of this customer. Of several policies one each. @default the limiter's */
+  limit?: number | readonly number[]
+  /** Ends the wait, not the charge: it may have been made. */
+  signal?: AbortSignal
+}
 
 /** A limit of its own, without HTTP. */
 export interface RateLimiter {
+  /** The first one, when there are several. */
   readonly policy: RateLimitPolicy
+  readonly policies: readonly RateLimitPolicy[]
   /**
-   * Takes `cost` (default 1) from what `key` has left, or refuses and takes nothing. Decides within 100 ms, whatever Redis does.
+   * Takes `cost` from what `key` has left, or refuses and takes nothing. Decides within 100 ms, whatever Redis does.
    *
-   * @throws SharedStateError `ERR_AS_ONE_RATE_LIMIT` for an empty key or a cost that can never fit, `ERR_AS_ONE_CLOSED`,
-   * `ERR_AS_ONE_REDIS_CONFIG` when no Redis is configured
+   * @throws SharedStateError `ERR_AS_ONE_RATE_LIMIT` for an empty key or a cost that can never fit, `ERR_AS_ONE_ABORTED`,
+   * `ERR_AS_ONE_CLOSED`, `ERR_AS_ONE_REDIS_CONFIG` when no Redis is configured
    * @example
    * const { allowed, retryAfterMs } = await mails.consume(user.id, { cost: recipients.length })
    */
-  consume(key: string | number, options?: { cost?: number }): Promise<RateLimitDecision>
+  consume(key: string | number, options?: ConsumeOptions): Promise<RateLimitDecision>
   /** What `consume` would say, without taking anything. */
-  peek(key: string | number, options?: { cost?: number }): Promise<RateLimitDecision>
+  peek(key: string | number, options?: ConsumeOptions): Promise<RateLimitDecision>
   /**
-   * Gives `key` its whole limit back.
+   * Takes `cost` (default 1) whether it fits or not, and tells whether it did.
+   *
+   * @throws SharedStateError `ERR_AS_ONE_REDIS_UNAVAILABLE` when Redis did not confirm it
+   * @example if (isWrongPassword) await logins.penalty(ip, 5)
+   */
+  penalty(key: string | number, cost?: number): Promise<RateLimitDecision>
+  /**
+   * Gives back what a decision has taken, as far as it still counts: never into a later window, never twice. With
+   * `'concurrency'` the end of what was admitted. False when there was nothing to give back.
+   *
+   * @throws SharedStateError `ERR_AS_ONE_RATE_LIMIT` for what is no decision, `ERR_AS_ONE_REDIS_UNAVAILABLE`
+   * @example
+   * const decision = await uploads.consume(user.id)
+   * if (!(await store(file))) await uploads.refund(decision)
+   */
+  refund(decision: RateLimitDecision): Promise<boolean>
+  /**
+   * Refuses `key` for so long, at least; `reset` ends it.
+   *
+   * @throws SharedStateError `ERR_AS_ONE_REDIS_UNAVAILABLE` when Redis did not confirm it
+   */
+  block(key: string | number, duration: Duration): Promise<void>
+  /**
+   * Gives `key` its whole limit back, and ends a block.
    *
    * @throws SharedStateError `ERR_AS_ONE_REDIS_UNAVAILABLE` when Redis did not confirm it
    */
   reset(key: string | number): Promise<void>
+  /** What this process has decided since its start. */
+  stats(): RateLimitStats
 }
-
-const ALGORITHMS: Readonly<Record<RateLimitAlgorithm, Algorithm>> = {
-  'sliding-window': slidingWindow,
-  'fixed-window': fixedWindow,
-}
-
-/** Longer keys, and those that are not plain ASCII, are stored by their hash. */
-const LONGEST_PLAIN_KEY = 100
-/** When to ask again after a refusal for which nobody counted. */
-const UNAVAILABLE_RETRY_MS = 1_000
 
 /**
- * A limiter of the default instance, for anything but requests: mails, logins, calls to somebody's API.
+ * A limiter of the default instance, for anything but requests: mails, logins, calls to somebody's API. Several policies
+ * in an array are one decision: a cost is taken from all of them, or from none.
  *
  * @throws SharedStateError `ERR_AS_ONE_OPTIONS` that names every mistake in the options
  * @example
- * const logins = rateLimiter({ name: 'logins', limit: 5, per: '15m' })
+ * const logins = rateLimiter({ name: 'logins', limit: 5, per: '15m', blockFor: '1h' })
  * if (!(await logins.consume(username)).allowed) return tooManyAttempts()
  */
-export function rateLimiter(options: RateLimiterOptions): RateLimiter {
-  return createRateLimiter(defaultContext(), options)
+export function rateLimiter(
+  options: RateLimiterOptions | readonly RateLimitPolicyOptions[],
+  shared?: SharedLimiterOptions,
+): RateLimiter {
+  return createRateLimiter(defaultContext(), options, shared)
 }
 
 /**
@@ -65,120 +89,22 @@ export function rateLimiter(options: RateLimiterOptions): RateLimiter {
  *
  * @throws SharedStateError `ERR_AS_ONE_OPTIONS` that names every mistake in the options
  */
-export function createRateLimiter(ctx: SharedContext, options: RateLimiterOptions): RateLimiter {
-  const limiter = new Limiter(ctx, resolveRateLimiterOptions(options))
+export function createRateLimiter(
+  ctx: SharedContext,
+  options: RateLimiterOptions | readonly RateLimitPolicyOptions[],
+  shared?: SharedLimiterOptions,
+): RateLimiter {
+  const limiter = new Limiter(ctx, resolveRateLimiterOptions(options, shared))
+  const { policies } = limiter
   return {
-    policy: limiter.policy,
-    consume: (key, { cost = 1 } = {}) => limiter.decide(key, { cost, charge: true }),
-    peek: (key, { cost = 1 } = {}) => limiter.decide(key, { cost, charge: false }),
+    policy: policies[0] as RateLimitPolicy,
+    policies,
+    consume: (key, asked) => limiter.decide(key, true, asked),
+    peek: (key, asked) => limiter.decide(key, false, asked),
+    penalty: (key, cost = 1) => limiter.penalty(key, cost),
+    refund: (decision) => limiter.refund(decision),
+    block: (key, duration) => limiter.block(key, duration),
     reset: (key) => limiter.reset(key),
+    stats: () => limiter.stats,
   }
-}
-
-export class Limiter {
-  readonly policy: RateLimitPolicy
-  readonly #ctx: SharedContext
-  readonly #room: RateLimitRoom
-  readonly #algorithm: Algorithm
-  readonly #redis: LimitRedis
-  readonly #local: LocalWindow
-  readonly #onUnavailable: OnUnavailable
-
-  constructor(ctx: SharedContext, { policy, onUnavailable }: ResolvedLimiterOptions) {
-    this.policy = policy
-    this.#ctx = ctx
-    this.#room = roomOf(ctx)
-    this.#room.register(policy)
-    this.#algorithm = ALGORITHMS[policy.algorithm]
-    this.#algorithm.loaded?.().catch(() => {}) // the first decision tells why
-    this.#redis = this.#room.redisFor(this.#algorithm)
-    this.#local = new LocalWindow(policy.perMs)
-    this.#onUnavailable = onUnavailable
-  }
-
-  async decide(key: unknown, question: Question): Promise<RateLimitDecision> {
-    const id = idOf(key, this.policy)
-    checkCost(question.cost, this.policy)
-    const stored = this.#keyOf(id)
-    const { policy } = this
-    // The number of workers must be known before Redis goes away.
-    if (this.#onUnavailable === 'local') this.#ctx.bus.start()
-    if (this.#algorithm.loaded) await this.#algorithm.loaded()
-    const verdict = await this.#redis.ask(stored, (client) =>
-      this.#algorithm.decide(client, stored, policy, question),
-    )
-    const decision: RateLimitDecision = verdict
-      ? { ...verdict, policy, source: 'redis' }
-      : this.#decideAlone(id, question)
-    if (verdict) this.#room.redisAnswered()
-    if (question.charge && channels['rate-limit'].hasSubscribers) {
-      channels['rate-limit'].publish({ event: 'decision', key: id, cost: question.cost, ...decision })
-    }
-    return decision
-  }
-
-  async reset(key: unknown): Promise<void> {
-    const id = idOf(key, this.policy)
-    this.#local.forget(id)
-    const stored = this.#keyOf(id)
-    const done = await this.#redis.ask(stored, (client) => client.unlink(stored))
-    if (done === undefined) throw limitsUnavailable(`the reset of ${this.policy.name}`, this.#redis.label)
-  }
-
-  get label(): string {
-    return this.#redis.label
-  }
-
-  #decideAlone(id: string, question: Question): RateLimitDecision {
-    const { policy } = this
-    if (this.#onUnavailable === 'local') {
-      const share = Math.ceil(policy.limit / this.#room.workersHere())
-      return { ...this.#local.decide(id, share, question), policy, source: 'local' }
-    }
-    const allowed = this.#onUnavailable === 'allow'
-    return {
-      allowed,
-      remaining: allowed ? policy.limit - question.cost : 0,
-      retryAfterMs: allowed ? 0 : UNAVAILABLE_RETRY_MS,
-      resetMs: 0,
-      policy,
-      source: 'none',
-    }
-  }
-
-  /** The tag is the client's key, so that several policies on one client can be decided in one script on a Cluster. */
-  #keyOf(id: string): string {
-    const { name, perMs } = this.policy
-    return this.#ctx.keys.tagged('rate-limit', id, `${name}:${this.#algorithm.letter}${perMs}`)
-  }
-}
-
-/** An error for which the response should be a 503: Express' own error handler reads `status`. */
-export function limitsUnavailable(what: string, label: string): SharedStateError & { readonly status: 503 } {
-  const error = new SharedStateError(
-    'ERR_AS_ONE_REDIS_UNAVAILABLE',
-    `${what} cannot be decided: Redis at ${label} does not answer`,
-  )
-  return Object.assign(error, { status: 503 as const })
-}
-
-/** A hash starts with '#', so no plain key does. */
-function idOf(key: unknown, { name }: RateLimitPolicy): string {
-  const text = typeof key === 'number' && Number.isFinite(key) ? String(key) : key
-  if (typeof text !== 'string' || text === '') {
-    throw new SharedStateError(
-      'ERR_AS_ONE_RATE_LIMIT',
-      `rate limit '${name}': the key must be a non-empty string or a number, got ${show(key)}`,
-    )
-  }
-  if (text.length <= LONGEST_PLAIN_KEY && /^[!-"$-~][!-~]*$/.test(text)) return text
-  return `#${hash('sha256', text, 'base64url')}`
-}
-
-function checkCost(cost: unknown, { name, limit }: RateLimitPolicy): void {
-  if (Number.isSafeInteger(cost) && (cost as number) >= 1 && (cost as number) <= limit) return
-  throw new SharedStateError(
-    'ERR_AS_ONE_RATE_LIMIT',
-    `rate limit '${name}': cost must be a whole number from 1 to the limit of ${limit}, got ${show(cost)}`,
-  )
 }

@@ -1,4 +1,4 @@
-import type { Question, Verdict } from './policy.ts'
+import type { Verdict } from './policy.ts'
 import { SUB_WINDOWS } from './sliding-window.ts'
 
 /** About 4 MB per limiter at worst; a flood of keys beyond it makes the longest unseen forgotten. */
@@ -25,7 +25,7 @@ export class LocalWindow {
   }
 
   /** A cost above the limit never fits; its `retryAfterMs` is when all is free. */
-  decide(id: string, limit: number, { cost, charge }: Question): Verdict {
+  decide(id: string, limit: number, { cost, charge }: { readonly cost: number; readonly charge: boolean }): Verdict {
     const now = Math.floor(this.#now() * 1_000)
     const { current, counts } = this.#look(id, Math.floor(now / this.#width))
     const untilGone = (age: number): number =>
@@ -52,10 +52,6 @@ export class LocalWindow {
 
   forget(id: string): void {
     this.#keys.delete(id)
-  }
-
-  clear(): void {
-    this.#keys.clear()
   }
 
   #look(id: string, current: number): Counts {

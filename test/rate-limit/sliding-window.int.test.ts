@@ -1,14 +1,15 @@
 import fc from 'fast-check'
 import { expect, test } from 'vitest'
 import { LocalWindow } from '../../src/rate-limit/local.ts'
+import { OPS } from '../../src/rate-limit/lua.ts'
 import { SLIDING_WINDOW, slidingWindow } from '../../src/rate-limit/sliding-window.ts'
 import { fcParams } from '../helpers/random.ts'
 import { sharedRedisClient, testNamespace } from '../helpers/redis.ts'
 
 /** The script with a clock of the test's own, in microseconds, by which nothing expires. */
 const SCRIPT = SLIDING_WINDOW.lua
-  .replace("redis.call('TIME')", '{ math.floor(ARGV[5] / 1000000), ARGV[5] % 1000000 }')
-  .replace("'PX', reset + 1", "'PX', 60000")
+  .replace("redis.call('TIME')", '{ math.floor(ARGV[8] / 1000000), ARGV[8] % 1000000 }')
+  .replace("'PX', ttl + 1", "'PX', 60000")
 const redis = sharedRedisClient()
 const key = `${testNamespace()}:window`
 
@@ -19,8 +20,9 @@ async function ask(
   atMs: number,
   charge = true,
 ): Promise<number[]> {
-  const args = [limit, perMs * 100, cost, charge ? 1 : 0, atMs * 1_000]
-  return (await redis.eval(SCRIPT, 1, key, ...args)) as number[]
+  const args = [limit, perMs * 100, cost, charge ? OPS.charge : OPS.look, 0, 0, 0, atMs * 1_000]
+  const reply = (await redis.eval(SCRIPT, 1, key, ...args)) as number[]
+  return reply.slice(0, 4)
 }
 
 const start = 1_800_000_000_000
@@ -97,10 +99,11 @@ test('a server clock that goes back a little frees nothing; by more than a windo
 test.each([
   'nonsense',
   '',
-  '\xff'.repeat(52),
-  `\x7f\xf0${'\0'.repeat(50)}`, // infinity
-  `\x7f\xf8${'\x01'.repeat(50)}`, // not a number
-  `\x3f\xd3\x33${'\x01'.repeat(49)}`, // a fraction
+  '\xff'.repeat(56),
+  '\xff'.repeat(64),
+  `\x7f\xf0${'\0'.repeat(54)}`, // infinity
+  `\x7f\xf8${'\x01'.repeat(54)}`, // not a number
+  `\x3f\xd3\x33${'\x01'.repeat(53)}`, // a fraction
 ])('a value that is none of ours is counted as nothing: %j', async (forged) => {
   await redis.set(key, Buffer.from(forged, 'latin1'))
   expect(await ask(5, 1_000, 1, start)).toEqual([1, 4, 0, 1_100])
@@ -112,12 +115,11 @@ test('the shortest and the longest window, the smallest and the largest limit', 
     for (const limit of [1, 1_000_000_000]) {
       const policy = { name: 'edges', limit, perMs, algorithm: 'sliding-window' } as const
       const own = `${key}:${perMs}:${limit}`
-      const { decide } = slidingWindow
-      const first = await decide(redis, own, policy, { cost: limit, charge: true })
+      const first = await slidingWindow.charge(redis, own, policy, { cost: limit, limit }, 0)
       expect(first).toMatchObject({ allowed: true, remaining: 0, retryAfterMs: 0 })
       expect(first.resetMs).toBeLessThanOrEqual(Math.ceil(perMs * 1.1))
       if (perMs === 1) continue
-      expect(await decide(redis, own, policy, { cost: 1, charge: true })).toMatchObject({
+      expect(await slidingWindow.charge(redis, own, policy, { cost: 1, limit }, 0)).toMatchObject({
         allowed: false,
         remaining: 0,
       })
