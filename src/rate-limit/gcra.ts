@@ -11,9 +11,8 @@ const LEASE_PARTS = 10
  * `per` and may reach `burst`. A level in units of cost, since times in microseconds since 1970 leave a double only
  * quarters: at 900,000 per second their rounding alone would admit a tenth too many.
  */
-export const GCRA_LUA: string = `-- key: time of the last change in microseconds, level then, both doubles; after that until when the key is blocked, if it is.
+const FAST = `-- key: time of the last change in microseconds, level then, both doubles; after that until when the key is blocked, if it is.
 -- per: microseconds. A millionth of a unit is forgiven, so that who waits as told is not refused by rounding.
-local function gcra(key, limit, per, burst, cost, op, x, y, z)
   local rate = limit / per
   stored = redis.call('GET', key)
   local level, blocked, last, size = 0, 0, 0, stored and #stored
@@ -25,13 +24,20 @@ local function gcra(key, limit, per, burst, cost, op, x, y, z)
     if size == 24 then blocked = struct.unpack('>d', stored, 17) end
     if not (blocked > now and blocked < now + 2700000000000) then blocked = 0 end
   end
-  local function save()
+  if size == 16 and op == '1' and level + cost <= burst then
+    level = level + cost
+    local reset = math.ceil(level / rate / 1000)
+    redis.call('SET', key, struct.pack('>dd', now, level), 'PX', math.min(1000000000000, reset + 1))
+    return { 1, math.floor(burst - level + 0.000001), 0, reset, now }
+  end
+`
+const SLOW = `  local function save()
     local value, ttl = struct.pack('>dd', now, level), level / rate / 1000
     if blocked > 0 then
       value = value .. struct.pack('>d', blocked)
       ttl = math.max(ttl, (blocked - now) / 1000)
     end
-    redis.call('SET', key, value, 'PX', string.format('%.0f', math.min(1000000000000, math.ceil(ttl) + 1)))
+    redis.call('SET', key, value, 'PX', math.min(1000000000000, math.ceil(ttl) + 1))
   end
   if op == 'r' then
     local full = (blocked > 0 or level + 1 > burst) and 1 or 0
@@ -67,14 +73,19 @@ local function gcra(key, limit, per, burst, cost, op, x, y, z)
     retry, reset, remaining = math.max(retry, wait), math.max(reset, wait), 0
   end
   return { fits and (op == 'l' and taken or 1) or 0, remaining, retry, reset, now, math.min(1000, math.floor(per / ${LEASE_PARTS * 1_000})) }
-end
+`
+
+export const GCRA_LUA: string = `local function gcra(key, limit, per, burst, cost, op, x, y, z)
+${FAST}${SLOW}end
 `
 
 export const GCRA: LuaScript = defineScript(
   1,
   `-- KEYS[1] see below. ARGV[1] limit; ARGV[2] per; ARGV[3] burst; ARGV[4] cost; ARGV[5] op; ARGV[6..8] x, y, z. Result: see the ops.
-${NOW_LUA}${GCRA_LUA}
-return gcra(KEYS[1], tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5], tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8]))`,
+${NOW_LUA}local key, limit, per, burst = KEYS[1], tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+local cost, op = tonumber(ARGV[4]), ARGV[5]
+${FAST}local x, y, z = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
+${SLOW}`,
 )
 
 /** `burst + limit * t / per` in any interval `t`, over all workers and machines. */

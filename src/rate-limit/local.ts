@@ -25,7 +25,11 @@ export class LocalWindow {
   }
 
   /** A cost above the limit never fits; its `retryAfterMs` is when all is free. */
-  decide(id: string, limit: number, { cost, charge }: { readonly cost: number; readonly charge: boolean }): Verdict {
+  decide(
+    id: string,
+    limit: number,
+    { cost, charge }: { readonly cost: number; readonly charge: boolean },
+  ): Verdict {
     const now = Math.floor(this.#now() * 1_000)
     const { current, counts } = this.#look(id, Math.floor(now / this.#width))
     const untilGone = (age: number): number =>

@@ -7,13 +7,12 @@ import { scripted } from './scripted.ts'
 export const SUB_WINDOWS = 10
 
 /**
- * Counts per sub-window by the server's clock. The newest eleven are summed: the one under way, the nine before it, and
+ * Counts per sub-window by the server's clock, with a shorter way for a sub-window that has been charged before. The newest eleven are summed: the one under way, the nine before it, and
  * the oldest, of which only a part still lies in the window, as a whole. So any interval of one window lies in what is
  * summed, also when a grant is spent at any later time in the sub-window it was counted in.
  */
-export const SLIDING_LUA: string = `-- key: number of the newest sub-window as a double, the sum, then eleven 32-bit counts, newest first; after that, as a
+const FAST = `-- key: number of the newest sub-window as a double, the sum, then eleven 32-bit counts, newest first; after that, as a
 -- double, until when the key is blocked, if it is. width: of a sub-window, in microseconds.
-local function sliding(key, limit, width, cost, op, x, y, z)
   local current = math.floor(now / width)
   stored = redis.call('GET', key)
   local size = stored and #stored
@@ -25,7 +24,8 @@ local function sliding(key, limit, width, cost, op, x, y, z)
       return { 1, limit - used - cost, 0, math.ceil(((current + 11) * width - now) / 1000), current }
     end
   end
-  local counts, blocked = { 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }, 0
+`
+const SLOW = `  local counts, blocked = { 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }, 0
   if size == 56 or size == 64 then
     local newest = math.floor((struct.unpack('>d', stored)))
     -- A server clock that went back by less than a window goes on where it was; by more, it forgets, as after a step forward.
@@ -88,14 +88,18 @@ local function sliding(key, limit, width, cost, op, x, y, z)
     retry, reset, remaining = math.max(retry, wait), math.max(reset, wait), 0
   end
   return { fits and (op == 'l' and taken or 1) or 0, remaining, retry, reset, current, math.floor(((current + 1) * width - now) / 1000) }
-end
+`
+
+export const SLIDING_LUA: string = `local function sliding(key, limit, width, cost, op, x, y, z)
+${FAST}${SLOW}end
 `
 
 export const SLIDING_WINDOW: LuaScript = defineScript(
   1,
   `-- KEYS[1] see below. ARGV[1] limit; ARGV[2] width; ARGV[3] cost; ARGV[4] op; ARGV[5..7] x, y, z. Result: see the ops.
-${NOW_LUA}${SLIDING_LUA}
-return sliding(KEYS[1], tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7]))`,
+${NOW_LUA}local key, limit, width, cost, op = KEYS[1], tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
+${FAST}local x, y, z = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
+${SLOW}`,
 )
 
 /** Microseconds. */
