@@ -99,9 +99,14 @@ export class RateLimitRoom {
     return redis
   }
 
-  /** Called by every decision; a limiter that is made joins nothing. */
+  /**
+   * Called by every decision; a limiter that is made joins nothing.
+   *
+   * @throws SharedStateError `ERR_AS_ONE_REDIS_CONFIG`, `ERR_AS_ONE_CLOSED`
+   */
   join(): void {
     if (this.#listening) return
+    this.#ctx.bus.start() // throws when no Redis is configured, where the caller hears it
     this.#listening = true
     this.#ctx.bus.subscribe(TOPIC, (message) => this.#heard(message)).ready.catch(() => {}) // without Redis there is nothing to hear, and the bus goes on trying
   }
