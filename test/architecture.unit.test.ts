@@ -334,6 +334,7 @@ describe.runIf(existsSync(join(root, 'dist/index.js')))('the built package', () 
     './bus': ['ioredis'],
     './session': ['ioredis', 'express-session', 'connect-redis'],
     './cache': ['ioredis', 'lru-cache'],
+    './keyv': ['ioredis', 'lru-cache'],
     './rate-limit': ['ioredis', 'rate-limiter-flexible'],
     './lock': ['ioredis', 'croner'],
     './map': ['ioredis'],
