@@ -36,8 +36,9 @@ export function httpSubject({
     }
     if (context.profileDir) mkdirSync(context.profileDir, { recursive: true })
     const startedAt = performance.now()
-    const { args, env: launcherEnv, ready } = launchers[launcher]({ workers, dir })
+    const { args, cwd, env: launcherEnv, ready } = launchers[launcher]({ workers, dir })
     const server = start(node ?? process.execPath, args, {
+      cwd,
       env: {
         PORT: String(port),
         WORKERS: String(workers),
@@ -59,6 +60,8 @@ export function httpSubject({
       // Some say 'online' before they listen.
       const answers = () => get(url).then(Boolean, () => false)
       await until(async () => server.gone !== undefined || (await answers()), `${launcher} to answer`)
+      if (server.gone !== undefined)
+        throw new Error(`${launcher} ended with ${server.gone}: ${server.output()}`)
       const readyMs = performance.now() - startedAt
       await check?.(url, get)
       const requests = workload ? await workload(url, get) : [{ path: '/' }]

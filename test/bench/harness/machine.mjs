@@ -1,5 +1,6 @@
 import { readFileSync } from 'node:fs'
 import { cpus, totalmem } from 'node:os'
+import { peerVersion } from './peers.mjs'
 import { redisVersion } from './redis.mjs'
 
 const root = new URL('../../../', import.meta.url)
@@ -7,10 +8,7 @@ const root = new URL('../../../', import.meta.url)
 /** What the figures were taken on and with. */
 export async function machine(libraries) {
   const { packages: own } = JSON.parse(readFileSync(new URL('package-lock.json', root), 'utf8'))
-  const { packages: peers } = JSON.parse(
-    readFileSync(new URL('test/bench/peers/package-lock.json', root), 'utf8'),
-  )
-  const versionOf = (name) => (own[`node_modules/${name}`] ?? peers[`node_modules/${name}`])?.version
+  const versionOf = (name) => own[`node_modules/${name}`]?.version ?? peerVersion(name)
   return {
     date: new Date().toISOString().slice(0, 10),
     cpu: `${cpus().length} x ${cpus()[0]?.model.trim()}`,

@@ -51,9 +51,9 @@ export function descendantsOf(pid) {
   return found
 }
 
-/** The processes below a primary that are Node's: not its Redis, nor that one's guardian. */
+/** The processes below a primary that are Node's, whatever they call themselves: not its Redis, nor that one's guardian. */
 export function workersOf(pid) {
-  return descendantsOf(pid).filter((each) => /node/.test(readProc(`${each}/comm`)))
+  return descendantsOf(pid).filter((each) => !/^(redis|valkey|sh$|sleep)/m.test(readProc(`${each}/comm`)))
 }
 
 export function isAlive(pid) {

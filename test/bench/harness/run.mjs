@@ -1,3 +1,4 @@
+import { watchOthers } from './foreign.mjs'
 import { median, spread, verdictOf } from './verdict.mjs'
 
 const DEFAULTS = { sittings: 2, mostSittings: 4, rounds: 4, sampleMs: 2_000, warmUpMs: 4_000 }
@@ -41,12 +42,22 @@ async function sit(contenders, names, plan, rounds, say) {
       say(`  ${name}: warming up`)
       await subject.sample(plan.warmUpMs)
     }
-    for (let i = 0; i < plan.rounds; i++) {
+    let repeats = plan.rounds * MOST_REPEATS
+    for (let i = 0; i < plan.rounds; ) {
       const round = {}
+      const others = watchOthers()
       for (const name of i % 2 ? names.toReversed() : names)
         round[name] = await open.get(name).sample(plan.sampleMs)
+      const share = others()
+      const told = names.map((name) => `${name} ${Math.round(round[name].rate)}/s`).join(', ')
+      if (share > QUIET && repeats > 0) {
+        repeats -= 1
+        say(`  not counted, others used ${Math.round(share * 100)} % of the machine: ${told}`)
+        continue
+      }
+      i += 1
       rounds.push(round)
-      say(`  round ${i + 1}: ${names.map((name) => `${name} ${Math.round(round[name].rate)}/s`).join(', ')}`)
+      say(`  round ${i}: ${told}`)
     }
     const facts = {}
     for (const [name, subject] of open) {

