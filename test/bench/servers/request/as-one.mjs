@@ -4,6 +4,9 @@ import { appWith, LIMIT, loadProduct, SECRET, WINDOW_SECONDS } from './workload.
 const cache = sharedCache({ ttl: '5m' })
 
 export default appWith(
-  [rateLimit({ limit: LIMIT, per: WINDOW_SECONDS * 1_000 }), sharedSession({ secret: SECRET })],
+  [
+    rateLimit({ limit: LIMIT, per: WINDOW_SECONDS * 1_000, lease: process.env.BENCH_LEASE === '1' }),
+    sharedSession({ secret: SECRET }),
+  ],
   (id) => cache.getOrSet(`product:${id}`, () => loadProduct(id)),
 )
