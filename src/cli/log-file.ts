@@ -19,7 +19,7 @@ export interface LogFile {
 export function openLogFile(path: string): LogFile {
   let fd: number
   try {
-    mkdirSync(dirname(path), { recursive: true })
+    makeDirectory(dirname(path))
     fd = open(path)
   } catch (error) {
     throw new SharedStateError(
@@ -98,6 +98,19 @@ export function openLogFile(path: string): LogFile {
         // a full disk, and nobody left to tell
       }
     },
+  }
+}
+
+/** Not `recursive`: where a file system answers ENOENT to mkdir, as /proc does, Node then never returns. */
+function makeDirectory(path: string, mayMakeParent = true): void {
+  try {
+    mkdirSync(path)
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException
+    if (code === 'EEXIST') return
+    if (code !== 'ENOENT' || !mayMakeParent || dirname(path) === path) throw error
+    makeDirectory(dirname(path))
+    makeDirectory(path, false)
   }
 }
 

@@ -66,6 +66,7 @@ export async function openPlace(options: PlaceOptions = {}): Promise<Place> {
   const state = tempDir()
   const port = await freePort()
   symlinkSync(join(root, 'node_modules'), join(dir, 'node_modules'))
+  writeFileSync(join(dir, 'package.json'), '{ "name": "shop" }') // whatever lies above a temporary directory
   const env = {
     XDG_STATE_HOME: state,
     PORT: String(port),
