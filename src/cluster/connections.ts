@@ -2,18 +2,23 @@ import diagnostics from 'node:diagnostics_channel'
 import { Server as HttpServer, type ServerResponse } from 'node:http'
 import { Server as HttpsServer } from 'node:https'
 import { Server, type Socket } from 'node:net'
+import { type Http2Drain, http2Drain, isHttp2 } from './http2-drain.ts'
+import { noteTlsSockets, sayGoingAway } from './upgraded.ts'
 
 /**
  * Every server and connection of this process, whoever made them, so that they can be drained without the app's help.
  * Filled from Node's own diagnostics channels, before any user code runs.
  */
 export interface Connections {
+  counts(): { readonly requests: number; readonly inFlight: number; readonly connections: number }
   /** No more connections. Idle ones stay: `http.Server.close()` would cut them while a request is on its way. */
   stopAccepting(): void
   /** From now on every response says `Connection: close`, those already begun included if their headers are unsent. */
   closeAfterResponse(): void
   /** Ends HTTP connections without a request in flight, those that never sent one included. */
   closeIdle(): void
+  /** Tells connections that have been upgraded that this worker goes: each server emits 'drain', WebSockets get a 1001. */
+  closeUpgraded(): void
   /** Ends streams that would go on for ever: `text/event-stream` responses get their last chunk. */
   endEventStreams(): void
   /** Cuts what is left. */
@@ -31,16 +36,20 @@ interface RequestStart {
 
 export function trackConnections(): Connections {
   const servers = new Set<Server>()
+  const http2: Http2Drain = http2Drain()
   /** Responses in flight by connection; an idle connection has none. */
   const sockets = new Map<Socket, Set<ServerResponse>>()
   let closing = false
   let idleToo = false
   let onEmpty: (() => void) | undefined
+  let requests = 0
 
   const sources: Record<string, (message: unknown) => void> = {
     'tracing:net.server.listen:asyncEnd'(message) {
       const { server } = message as { server: Server }
       servers.add(server)
+      if (isHttp2(server)) http2.watch(server)
+      noteTlsSockets(server)
       server.once('close', () => servers.delete(server))
     },
     'net.server.socket'(message) {
@@ -53,6 +62,7 @@ export function trackConnections(): Connections {
     },
     'http.server.request.start'(message) {
       const { socket, response } = message as RequestStart
+      requests += 1
       const inFlight = sockets.get(connectionOf(socket))
       if (!inFlight) return
       inFlight.add(response)
@@ -66,6 +76,11 @@ export function trackConnections(): Connections {
   for (const [channel, listener] of Object.entries(sources)) diagnostics.subscribe(channel, listener)
 
   return {
+    counts() {
+      let inFlight = http2.inFlight()
+      for (const responses of sockets.values()) inFlight += responses.size
+      return { requests: requests + http2.requests(), inFlight, connections: sockets.size }
+    },
     stopAccepting() {
       for (const server of servers) if (server.listening) Server.prototype.close.call(server)
     },
@@ -74,19 +89,29 @@ export function trackConnections(): Connections {
       for (const inFlight of sockets.values()) {
         for (const response of inFlight) if (!response.headersSent) response.shouldKeepAlive = false
       }
+      http2.announce()
     },
     closeIdle() {
       idleToo = true
       for (const [socket, inFlight] of sockets) {
-        if (inFlight.size === 0 && isHttp(socket) && !isUpgraded(socket)) endSoon(socket)
+        if (inFlight.size === 0 && isHttp(socket) && !isUpgraded(socket) && !http2.has(socket))
+          endSoon(socket)
       }
+      http2.close()
+    },
+    closeUpgraded() {
+      for (const server of servers) server.emit('drain')
+      for (const socket of sockets.keys()) sayGoingAway(socket)
     },
     endEventStreams() {
       for (const inFlight of sockets.values()) {
         for (const response of inFlight) {
-          if (isEventStream(response)) response.end()
+          if (!isEventStream(response)) continue
+          response.on('error', () => {}) // the app may write once more before it notices
+          response.end()
         }
       }
+      http2.endEventStreams()
     },
     destroyAll() {
       const left = sockets.size
@@ -116,10 +141,14 @@ function isEventStream(response: ServerResponse): boolean {
   return /^content-type: *text\/event-stream/im.test(sent ?? '')
 }
 
-/** Whether we can tell when it is idle. Of any other protocol, HTTP/2 included, only the app knows, until the deadline. */
+/** Whether we can tell when it is idle. Of any other protocol only the app knows, until the deadline. */
 function isHttp(socket: Socket): boolean {
   const { server } = socket as Socket & { server?: unknown }
-  return server instanceof HttpServer || server instanceof HttpsServer
+  return (
+    server instanceof HttpServer ||
+    server instanceof HttpsServer ||
+    (server instanceof Server && isHttp2(server))
+  )
 }
 
 /** After an upgrade the http parser has let go of the socket: it belongs to the app, until it or the deadline ends it. */

@@ -1,4 +1,5 @@
 import type { Serializable } from 'node:child_process'
+import type { Beat } from './beat.ts'
 
 /**
  * What primary and worker say to each other over cluster IPC. The envelope has a key of its own, so that an app's
@@ -11,6 +12,8 @@ export type ToWorker = {
   readonly timeoutMs: number
   readonly delayMs: number
   readonly lingerMs: number
+  /** How the app learns, after the drain, that it ends: by its signal handlers, or by PM2's 'shutdown' message. */
+  readonly appEnd: 'signal' | 'message'
 }
 
 export type ToPrimary =
@@ -18,6 +21,8 @@ export type ToPrimary =
   | { readonly type: 'ready' }
   /** The app could not be started; the process exits next. */
   | { readonly type: 'failed'; readonly message: string; readonly stack: string | undefined }
+  /** Each second. */
+  | { readonly type: 'beat'; readonly beat: Beat }
   /** Somebody sent this worker a SIGTERM: replace me, then drain me. */
   | { readonly type: 'retire' }
 

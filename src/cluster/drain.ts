@@ -35,6 +35,7 @@ export async function drain(
   await turns(3)
   connections.closeIdle()
   connections.endEventStreams()
+  connections.closeUpgraded()
   const closingMs = Math.min(1_000, timeoutMs * CLOSING_SHARE)
   await Promise.race([connections.whenEmpty(), elapsed(deadline - performance.now() - closingMs)])
   const cut = connections.destroyAll()

@@ -7,6 +7,7 @@ import type { App } from './app.ts'
 import { checkRedis } from './check-redis.ts'
 import { trackConnections } from './connections.ts'
 import { drain, type ShutdownHook } from './drain.ts'
+import { type HealthPort, openHealthPort } from './health.ts'
 import type { ResolvedClusterOptions } from './options.ts'
 import { listenToSignals } from './signals.ts'
 import { removeStaleSocket } from './stale-socket.ts'
@@ -23,12 +24,15 @@ export async function runInline(app: App, options: ResolvedClusterOptions): Prom
   const hooks: ShutdownHook[] = []
   const silence = putRedisIntoWords()
   let stopping: Promise<void> | undefined
+  let health: HealthPort | undefined
+  let ready = false
 
   const stop = (): Promise<void> => {
     stopping ??= (async () => {
       const { delayMs, lingerMs, stopTimeoutMs } = options.drain
       await drain(connections, { delayMs, lingerMs, timeoutMs: stopTimeoutMs }, hooks)
       connections.untrack()
+      await health?.close()
       silence()
       await source.close()
     })()
@@ -37,12 +41,27 @@ export async function runInline(app: App, options: ResolvedClusterOptions): Prom
   const signals = listenToSignals({ stop, kill: () => void connections.destroyAll() })
 
   try {
+    if (options.health)
+      health = await openHealthPort(options.health, {
+        isReady: () => ready && !stopping,
+        status: () => ({ name, pid: process.pid, redis: source.label, ...connections.counts() }),
+        actions: { stop: () => void process.kill(process.pid, 'SIGTERM') },
+      })
     await checkRedis(source)
     if ('path' in listen) await removeStaleSocket(listen.path)
     if (stopping) throw new SharedStateError('ERR_AS_ONE_CLOSED', 'stopped before it had started')
     const index = Number(process.env.NODE_APP_INSTANCE ?? 0) || 0 // PM2 counts too
-    const serving = serve(app, options, { index, addShutdownHook: (hook) => void hooks.push(hook) })
-    return await withDeadline(serving, readyTimeoutMs, () => notReady(readyTimeoutMs))
+    const tellReady = (): void => {
+      ready = true
+    }
+    const serving = serve(app, options, {
+      index,
+      addShutdownHook: (hook) => void hooks.push(hook),
+      tellReady,
+    })
+    const handle = await withDeadline(serving, readyTimeoutMs, () => notReady(readyTimeoutMs))
+    if (!options.waitReady) tellReady()
+    return handle
   } catch (error) {
     await stop()
     signals.stop()

@@ -1,10 +1,12 @@
 import { appName } from '../core/app-name.ts'
-import type { Duration } from '../core/duration.ts'
+import type { ByteSize, Duration } from '../core/duration.ts'
 import { isNamespace, NAMESPACE_FORM } from '../core/keys.ts'
 import { OptionReader } from '../core/options.ts'
 import type { RedisOption } from '../redis/target.ts'
 import type { BackoffOptions } from './backoff.ts'
 import { usableCpus } from './cpus.ts'
+import type { HealthOptions } from './health.ts'
+import type { RecycleLimits } from './recycle.ts'
 
 export interface ClusterOptions {
   /** Default: the name in the app's package.json. */
@@ -25,8 +27,10 @@ export interface ClusterOptions {
   balance?: 'round-robin' | 'os'
   /** How long a worker may take until it listens. Default `'30s'`. */
   readyTimeout?: Duration
+  /** A worker is ready when it calls `ready()` of its handle or sends PM2's 'ready' message, not when it listens. Default false. */
+  waitReady?: boolean
   drain?: {
-    /** How long a draining worker goes on accepting, for load balancers that must first notice. Default 0. */
+    /** How long workers go on accepting when the cluster stops and `/readyz` says so already, for load balancers that must first notice. Default 0. */
     delay?: Duration
     /** How long idle kept-alive connections stay open after accepting has stopped. Default `'1s'`. */
     linger?: Duration
@@ -45,6 +49,28 @@ export interface ClusterOptions {
     /** Exit codes after which a worker is not restarted. Default none. */
     stopExitCodes?: readonly number[]
   }
+  /** A worker past one of these limits is replaced: the new one starts first, one at a time, each limit ±10 % per worker. */
+  recycle?: {
+    /** Resident memory, looked at each second. Default none. */
+    maxMemory?: ByteSize
+    /** Default none. */
+    maxRequests?: number
+    /** Default none. */
+    maxAge?: Duration
+  }
+  /** A worker whose event loop does not turn for this long is killed and replaced; `false`: never. Default `'30s'`. */
+  hangTimeout?: Duration | false
+  /** A port for load balancers and orchestrators: `/livez`, `/readyz`, `/status`, actions by POST. Default `false`. */
+  health?:
+    | {
+        /** 0 takes a free one; `status()` has it. */
+        port: number
+        /** Default `'127.0.0.1'`. */
+        host?: string
+        /** At least 16 characters; actions, and the status on hosts other than loopback, need it. Default none. */
+        token?: string
+      }
+    | false
   /** Added to every worker's environment. */
   env?: Readonly<Record<string, string>>
 }
@@ -59,6 +85,7 @@ export interface ResolvedClusterOptions {
   readonly namespace: string
   readonly balance: 'round-robin' | 'os'
   readonly readyTimeoutMs: number
+  readonly waitReady: boolean
   readonly drain: {
     readonly delayMs: number
     readonly lingerMs: number
@@ -67,6 +94,9 @@ export interface ResolvedClusterOptions {
   }
   readonly backoff: BackoffOptions
   readonly stopExitCodes: readonly number[]
+  readonly recycle: RecycleLimits
+  readonly hangTimeoutMs: number | undefined
+  readonly health: HealthOptions | undefined
   readonly env: Readonly<Record<string, string>>
 }
 
@@ -76,8 +106,12 @@ const NEIGHBOURS = {
   numWorkers: 'workers',
   hostname: 'host',
   path: 'socketPath',
+  wait_ready: 'waitReady',
   listen_timeout: 'readyTimeout',
   listenTimeout: 'readyTimeout',
+  max_memory_restart: 'recycle.maxMemory',
+  maxMemoryRestart: 'recycle.maxMemory',
+  max_requests: 'recycle.maxRequests',
   kill_timeout: 'drain.stopTimeout',
   killTimeout: 'drain.stopTimeout',
   grace: 'drain.stopTimeout',
@@ -88,6 +122,14 @@ const NEIGHBOURS = {
   redisUrl: 'redis',
 } as const
 
+const RECYCLE_NEIGHBOURS = {
+  maxMemoryRestart: 'recycle.maxMemory',
+  max_memory_restart: 'recycle.maxMemory',
+  max_requests: 'recycle.maxRequests',
+} as const
+
+/** Workers tell each second that they live. */
+const MIN_HANG_MS = 2_000
 export const MAX_WORKERS: number = 1_024
 /** Past 2^31 ms Node's timers fire at once. */
 const MAX_TIMER_MS = 24 * 24 * 60 * 60 * 1_000
@@ -117,6 +159,7 @@ export function resolveClusterOptions(given: unknown, env: NodeJS.ProcessEnv): R
   }
   const drain = reader.nested('drain')
   const backoff = reader.nested('backoff')
+  const recycle = reader.nested('recycle', RECYCLE_NEIGHBOURS)
   const resolved = {
     name,
     namespace,
@@ -124,6 +167,7 @@ export function resolveClusterOptions(given: unknown, env: NodeJS.ProcessEnv): R
     ...workersOf(reader, env),
     redis: reader.raw('redis') as RedisOption | undefined,
     balance: reader.oneOf('balance', 'round-robin', ['round-robin', 'os']),
+    waitReady: reader.boolean('waitReady', false),
     readyTimeoutMs: timer(reader, 'readyTimeout', 30_000, 1),
     drain: {
       delayMs: timer(drain, 'delay', 0),
@@ -137,22 +181,27 @@ export function resolveClusterOptions(given: unknown, env: NodeJS.ProcessEnv): R
       stableAfterMs: backoff.duration('stableAfter', 30_000),
     },
     stopExitCodes: exitCodes(backoff),
+    recycle: {
+      maxMemoryBytes: recycle.size('maxMemory', undefined),
+      maxRequests: recycle.integer('maxRequests', undefined, 1, Number.MAX_SAFE_INTEGER),
+      maxAgeMs: recycle.duration('maxAge', undefined, 1_000),
+    },
+    hangTimeoutMs:
+      reader.raw('hangTimeout') === false ? undefined : timer(reader, 'hangTimeout', 30_000, MIN_HANG_MS),
+    health: healthOf(reader),
     env: environment(reader),
   } as const
   if (resolved.backoff.minMs > resolved.backoff.maxMs)
     backoff.mistake('min', 'must not be longer than backoff.max')
-  const waits = resolved.drain.delayMs + resolved.drain.lingerMs
-  for (const [option, ms] of [
-    ['stopTimeout', resolved.drain.stopTimeoutMs],
-    ['reloadTimeout', resolved.drain.reloadTimeoutMs],
+  const { delayMs, lingerMs, stopTimeoutMs, reloadTimeoutMs } = resolved.drain
+  for (const [option, ms, waits, what] of [
+    ['stopTimeout', stopTimeoutMs, delayMs + lingerMs, 'drain.delay and drain.linger together'],
+    ['reloadTimeout', reloadTimeoutMs, lingerMs, 'drain.linger'],
   ] as const) {
-    if (waits >= ms)
-      drain.mistake(
-        option,
-        `(${ms} ms) must be longer than drain.delay and drain.linger together (${waits} ms)`,
-      )
+    if (waits >= ms) drain.mistake(option, `(${ms} ms) must be longer than ${what} (${waits} ms)`)
   }
   drain.close()
+  recycle.close()
   backoff.close()
   reader.done()
   return Object.freeze(resolved)
@@ -206,6 +255,25 @@ function workersOf(
     `must be 1 to ${MAX_WORKERS}, 'max', '50%' or 'inline', got '${String(value)}'${source === 'workers' ? '' : ` from ${source}`}`,
   )
   return { workers: 1, workersReason: 'invalid' }
+}
+
+const MIN_TOKEN_LENGTH = 16
+
+function healthOf(reader: OptionReader): HealthOptions | undefined {
+  const given = reader.raw('health')
+  if (given === undefined || given === false) return undefined
+  const health = reader.nested('health')
+  const port = health.integer('port', undefined, 0, 65_535)
+  if (port === undefined && typeof given === 'object') health.mistake('port', 'is missing')
+  const token = health.string('token', undefined)
+  if (token !== undefined && token.length < MIN_TOKEN_LENGTH)
+    health.mistake(
+      'token',
+      `must have at least ${MIN_TOKEN_LENGTH} characters, as openssl rand -hex 16 gives them`,
+    )
+  const resolved = { port: port ?? 0, host: health.string('host', '127.0.0.1'), token }
+  health.close()
+  return resolved
 }
 
 function exitCodes(reader: OptionReader): readonly number[] {

@@ -10,6 +10,7 @@ import { setProcessRole } from '../core/role.ts'
 import { setProcessDefaults } from '../redis/defaults.ts'
 import { createRedisSource, type RedisSource } from '../redis/source.ts'
 import { checkRedis } from './check-redis.ts'
+import { type HealthPort, openHealthPort } from './health.ts'
 import { trackListeners } from './listeners.ts'
 import { redisIfThere } from './optional-redis.ts'
 import { MAX_WORKERS, type ResolvedClusterOptions } from './options.ts'
@@ -19,7 +20,7 @@ import { removeStaleSocket } from './stale-socket.ts'
 import type { Launch } from './start-primary-of.ts'
 import { createSupervisor, type Supervisor, type SupervisorEvents } from './supervisor.ts'
 import { putIntoWords, sayWithoutRedis } from './words.ts'
-import type { OnOutput } from './worker-handle.ts'
+import type { OnOutput, WorkerAddress } from './worker-handle.ts'
 
 export interface ClusterStatus {
   readonly name: string
@@ -31,6 +32,10 @@ export interface ClusterStatus {
   readonly workers: readonly WorkerStatus[]
   /** Workers that finish their last requests. */
   readonly draining: number
+  /** Where the app listens; with port 0 the one that was taken. Undefined before a worker listens. */
+  readonly address?: WorkerAddress | undefined
+  /** Undefined without the option `health`. */
+  readonly healthPort?: number | undefined
 }
 
 export interface PrimaryHandle {
@@ -44,6 +49,12 @@ export interface PrimaryHandle {
    * @throws SharedStateError `ERR_AS_ONE_RELOAD` when the new version does not become ready; the old workers stay
    */
   reload(): Promise<void>
+  /**
+   * Drains all workers, then starts all anew: for versions that must not run side by side. In between nobody serves.
+   *
+   * @throws SharedStateError `ERR_AS_ONE_RELOAD` when one does not become ready; it is tried again with backoff
+   */
+  restart(): Promise<void>
   /** Drains all workers, stops the managed local Redis, takes the signal handlers back. Idempotent. */
   stop(): Promise<void>
   /** Returns the function that ends it. */
@@ -92,11 +103,13 @@ export async function startPrimary(
   /** What the next worker is started with. */
   let current = { options: options as ResolvedClusterOptions, launch }
   let someHaveListened = false
+  let health: HealthPort | undefined
 
   const stop = (): Promise<void> => {
     stopping ??= (async () => {
       setTimeout(() => listeners.close(), options.drain.delayMs).unref()
       await supervisor?.stop()
+      await health?.close()
       await processClosing.close() // the default instance of this process, if the app used it here
       await closing.close()
       signals?.stop()
@@ -108,25 +121,29 @@ export async function startPrimary(
     if (stopping)
       throw new SharedStateError('ERR_AS_ONE_CLOSED', 'the cluster was stopped before it had started')
   }
-  const reload = oneAfterTheOther(async () => {
+  const renew = oneAfterTheOther(async (how: 'reload' | 'restart') => {
     if (!supervisor) throw new SharedStateError('ERR_AS_ONE_CLOSED', 'the cluster has not started yet')
     const before = current
     if (hooks.relaunch) {
       try {
         current = await hooks.relaunch()
       } catch (error) {
-        throw tellReloadFailed(supervisor, error)
+        throw tellReloadFailed(supervisor, how, error)
       }
       setUpFork(current.options, current.launch, hooks)
     }
     try {
-      await supervisor.reload()
+      await supervisor[how]()
     } catch (error) {
-      current = before
-      setUpFork(current.options, current.launch, hooks)
+      if (how === 'reload') {
+        current = before
+        setUpFork(current.options, current.launch, hooks)
+      }
       throw error
     }
   })
+  const reload = (): Promise<void> => renew('reload')
+  const restart = (): Promise<void> => renew('restart')
 
   // From the first moment on: a Ctrl-C while Redis starts must not leave it behind.
   signals = listenToSignals({
@@ -136,7 +153,25 @@ export async function startPrimary(
     scale: (by) => supervisor?.scale(Math.min(MAX_WORKERS, Math.max(1, supervisor.status().desired + by))),
   })
 
+  const isReady = (): boolean =>
+    !stopping && (supervisor?.status().slots ?? []).some(({ state }) => state === 'ready')
+  let handle: PrimaryHandle | undefined
+
   try {
+    if (options.health)
+      health = await openHealthPort(options.health, {
+        isReady,
+        status: () => handle?.status() ?? { name: options.name, pid: process.pid, starting: true },
+        actions: {
+          reload,
+          restart,
+          stop: () => void stop(),
+          scale: (query) => {
+            const to = (query.get('to') ?? '').replace(/^ /, '+') // which is how a query says '+'
+            handle?.scale(/^\d+$/.test(to) ? Number(to) : (to as '+1'))
+          },
+        },
+      })
     if (optional) {
       const missing = await optional.settle()
       if (missing !== undefined) sayWithoutRedis(missing)
@@ -158,6 +193,12 @@ export async function startPrimary(
       get drain() {
         return current.options.drain
       },
+      get appEnd() {
+        return current.launch?.shutdownWithMessage ? ('message' as const) : ('signal' as const)
+      },
+      get recycle() {
+        return current.options.recycle
+      },
       forkOptions: (index) => {
         const announcement = hub.announce(index)
         const now = current
@@ -169,7 +210,9 @@ export async function startPrimary(
             AS_ONE_WORKER: `${index}`,
           },
           readyTimeoutMs: now.options.readyTimeoutMs,
-          readyWhen: !now.launch ? 'told' : now.launch.waitReady ? 'message' : 'listening',
+          hangTimeoutMs: now.options.hangTimeoutMs,
+          readyWhen:
+            (now.launch?.waitReady ?? now.options.waitReady) ? 'message' : now.launch ? 'listening' : 'told',
           settleMs: someHaveListened || now.launch?.waitReady ? undefined : now.launch?.settleMs,
           onOutput: hooks.onOutput,
           onListening: () => {
@@ -180,7 +223,7 @@ export async function startPrimary(
       },
     })
     closing.add(putIntoWords(supervisor.events))
-    const handle = handleOf(options, source, supervisor, { reload, stop })
+    handle = handleOf(options, source, supervisor, { reload, restart, stop, healthPort: health?.port })
     hooks.onStarting?.(handle)
     await supervisor.start()
     return handle
@@ -196,29 +239,34 @@ export async function startPrimary(
 }
 
 /** A call while one runs may be for something newer than what that one has read: one more run serves all such calls. */
-function oneAfterTheOther(run: () => Promise<void>): () => Promise<void> {
-  let running: Promise<void> | undefined
-  let again: Promise<void> | undefined
-  const begin = (): Promise<void> => {
-    running = run().finally(() => {
-      running = undefined
-    })
-    return running
-  }
-  return () => {
-    if (!running) return begin()
-    again ??= running
+function oneAfterTheOther<Kind>(run: (kind: Kind) => Promise<void>): (kind: Kind) => Promise<void> {
+  const waiting = new Map<Kind, Promise<void>>()
+  let last: Promise<void> | undefined
+  return (kind) => {
+    const same = waiting.get(kind)
+    if (same) return same
+    const begin = (): Promise<void> => {
+      waiting.delete(kind)
+      return run(kind)
+    }
+    const result = last ? last.then(begin) : begin()
+    if (last) waiting.set(kind, result)
+    const settled = result
       .catch(() => {})
       .then(() => {
-        again = undefined
-        return begin()
+        if (last === settled) last = undefined
       })
-    return again
+    last = settled
+    return result
   }
 }
 
-function tellReloadFailed({ events }: Supervisor, cause: unknown): SharedStateError {
-  const message = `reload failed, the old workers stay: ${messageOf(cause)}`
+function tellReloadFailed(
+  { events }: Supervisor,
+  how: 'reload' | 'restart',
+  cause: unknown,
+): SharedStateError {
+  const message = `${how} failed, the old workers stay: ${messageOf(cause)}`
   const error = new SharedStateError('ERR_AS_ONE_RELOAD', message, { cause })
   events.emit('reload-failed', error)
   return error
@@ -276,18 +324,27 @@ function handleOf(
   options: ResolvedClusterOptions,
   source: RedisSource,
   supervisor: Supervisor,
-  { reload, stop }: Pick<PrimaryHandle, 'reload' | 'stop'>,
+  {
+    healthPort,
+    ...verbs
+  }: Pick<PrimaryHandle, 'reload' | 'restart' | 'stop'> & { healthPort: number | undefined },
 ): PrimaryHandle {
   const events = supervisor.events as EventEmitter
   return {
     role: 'primary',
     status() {
       const { slots, ...rest } = supervisor.status()
-      return { name: options.name, pid: process.pid, redis: source.label, ...rest, workers: slots }
+      return {
+        name: options.name,
+        pid: process.pid,
+        redis: source.label,
+        ...rest,
+        healthPort,
+        workers: slots,
+      }
     },
     scale: (to) => supervisor.scale(desiredOf(to, supervisor.status().desired)),
-    reload,
-    stop,
+    ...verbs,
     on(event, listener) {
       events.on(event, listener)
       return () => events.off(event, listener)

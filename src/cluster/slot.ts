@@ -1,3 +1,4 @@
+import type { Beat } from './beat.ts'
 import type { WorkerHandle } from './worker-handle.ts'
 
 /** One of the `desired` places for a worker. Its index is stable; during a replacement two workers share it. */
@@ -16,7 +17,8 @@ export interface Slot {
   firstBoot: 'pending' | 'ready' | 'failed'
 }
 
-export interface WorkerStatus {
+/** Of the last second; none until a worker has told. */
+export interface WorkerStatus extends Partial<Omit<Beat, 'inspected'>> {
   readonly index: number
   readonly pid: number | undefined
   /** `waiting`: for the next attempt after a crash. `parked`: left by one of `backoff.stopExitCodes`. */
@@ -45,6 +47,7 @@ export function emptySlot(index: number): Slot {
 
 export function statusOf(slot: Slot): WorkerStatus {
   const worker = slot.current ?? slot.next
+  const { inspected: _inspected, ...figures } = worker?.beat ?? {}
   return {
     index: slot.index,
     pid: worker?.pid,
@@ -53,5 +56,6 @@ export function statusOf(slot: Slot): WorkerStatus {
     uptimeMs: worker && Date.now() - worker.startedAt,
     listens: worker?.listens ?? false,
     restarts: slot.restarts,
+    ...figures,
   }
 }

@@ -16,6 +16,8 @@ export interface Launch {
   envOf?(index: number): Readonly<Record<string, string>>
   /** Ready when it has sent 'ready', instead of when it listens. */
   readonly waitReady?: boolean
+  /** The app gets PM2's 'shutdown' message instead of having its signal handlers run, each after the drain. */
+  readonly shutdownWithMessage?: boolean
   /** As long as no worker of this script has ever listened, one that has run this long without listening is ready. Default: never. */
   readonly settleMs?: number
   /** Of `runCluster`. `name`, `namespace`, `redis` and `balance` are those of the start for ever. */

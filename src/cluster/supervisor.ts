@@ -3,11 +3,13 @@ import { channels } from '../core/channels.ts'
 import { SharedStateError } from '../core/errors.ts'
 import { type BackoffOptions, backoffMs } from './backoff.ts'
 import type { DrainTimes } from './drain.ts'
+import { type RecycleLimits, recycleReason } from './recycle.ts'
 import { emptySlot, type Slot, statusOf, type WorkerStatus } from './slot.ts'
 import {
   describeExit,
   type ForkOptions,
   forkWorker,
+  type WorkerAddress,
   type WorkerEvents,
   type WorkerExit,
   type WorkerHandle,
@@ -23,6 +25,9 @@ export interface SupervisorOptions {
     readonly stopTimeoutMs: number
     readonly reloadTimeoutMs: number
   }
+  readonly recycle: RecycleLimits
+  /** How an app learns, after its drain, that it ends. */
+  readonly appEnd: 'signal' | 'message'
   /** Everything about a fork that does not depend on the slot's history. */
   forkOptions(index: number): Omit<ForkOptions, 'index' | 'generation'>
 }
@@ -34,16 +39,24 @@ export interface SupervisorEvents {
   'worker-exited': [worker: WorkerHandle, exit: WorkerExit, restartMs: number | undefined]
   /** By one of the stop exit codes: its slot stays empty until the next reload or scale. */
   'worker-parked': [worker: WorkerHandle, exit: WorkerExit]
+  /** Its replacement is on the way, though it works. */
+  'worker-recycled': [worker: WorkerHandle, reason: string]
   reloaded: [generation: number]
   'reload-failed': [error: SharedStateError]
 }
 
+/**
+ * `at-once`: every new worker is ready before the first old one drains, so that a failure leaves only old ones; takes
+ * the memory of both. `rolling`: slot by slot, where there is not that much. `stop-first`: a restart.
+ */
+type Replacement = 'at-once' | 'rolling' | 'stop-first'
+
 interface Reload {
+  readonly how: Replacement
   readonly generation: number
   readonly pending: Set<number>
   /** The first replacement goes alone: a version that cannot start costs one fork, not a quarter of the fleet. */
   canary: boolean
-  readonly done: Promise<void>
   resolve(): void
   reject(error: SharedStateError): void
 }
@@ -53,8 +66,10 @@ export interface Supervisor {
   /** Resolves when every slot has had its first boot and one of them serves; rejects when none does. */
   start(): Promise<void>
   scale(desired: number): void
-  /** Resolves when every worker is of the new generation and the old ones have gone; rejects, the old ones serving, when the new do not start. */
+  /** Not while another one runs. Resolves when every worker is of the new generation and the old ones have gone; rejects, the old ones serving, when the new do not start. */
   reload(): Promise<void>
+  /** Drains all, then starts all anew; in between nobody serves. Rejects when a new one does not start; it is tried again with backoff. */
+  restart(): Promise<void>
   /** Drains all at once. */
   stop(): Promise<void>
   /** Kills all at once. */
@@ -64,12 +79,16 @@ export interface Supervisor {
     readonly generation: number
     readonly slots: readonly WorkerStatus[]
     readonly draining: number
+    readonly address: WorkerAddress | undefined
   }
   readonly events: EventEmitter<SupervisorEvents>
 }
 
 /** At a stop the primary refuses connections this much earlier than its workers: what it has accepted still finds one. */
 const HAND_OVER_MS = 100
+/** Of a worker that has not told yet. */
+const UNKNOWN_MEMORY_BYTES = 100 * 2 ** 20
+const MEMORY_MARGIN = 1.25
 
 export function createSupervisor(options: SupervisorOptions): Supervisor {
   const events = new EventEmitter<SupervisorEvents>()
@@ -81,7 +100,6 @@ export function createSupervisor(options: SupervisorOptions): Supervisor {
   let desired = options.desired
   let generation = 1
   let reload: Reload | undefined
-  let reloadAgain: Promise<void> | undefined
   let stopping = false
   let started = false
   let lastReason = ''
@@ -94,6 +112,7 @@ export function createSupervisor(options: SupervisorOptions): Supervisor {
     }
     for (let index = 0; index < desired; index++) fill(slotAt(index))
     for (const slot of slots.values()) if (slot.index >= desired) vacate(slot)
+    takeOver()
     settleReload()
     settleBoot()
     scheduleRetry()
@@ -109,7 +128,7 @@ export function createSupervisor(options: SupervisorOptions): Supervisor {
   }
 
   function fill(slot: Slot): void {
-    if (slot.next) return
+    if (slot.next || (reload?.how === 'stop-first' && leaving.size > 0)) return
     const due = performance.now() >= slot.retryAt
     if (slot.current ? mayReload(slot) || (slot.replaceWanted && due) : due && !slot.parked)
       slot.next = fork(slot)
@@ -117,9 +136,19 @@ export function createSupervisor(options: SupervisorOptions): Supervisor {
 
   function mayReload(slot: Slot): boolean {
     if (!reload?.pending.has(slot.index) || slot.current?.generation === reload.generation) return false
-    // Waiting for the drained ones bounds how many workers, and how much memory, there are at once.
-    const busy = [...slots.values()].filter((other) => other.next && other.current).length + leaving.size
+    const replacing = [...slots.values()].filter((other) => other.next && other.current)
+    // One by one, waiting for the drained ones bounds how much memory there is in use at once.
+    const busy =
+      reload.how === 'at-once'
+        ? replacing.filter((other) => other.next?.state === 'starting').length
+        : replacing.length + leaving.size
     return busy < (reload.canary ? 1 : Math.max(1, Math.floor(desired / 4)))
+  }
+
+  /** Limits replace one worker at a time. */
+  function isReplacing(): boolean {
+    if (reload || leaving.size > 0) return true
+    return [...slots.values()].some((slot) => slot.replaceWanted || !slot.current)
   }
 
   function vacate(slot: Slot): void {
@@ -137,36 +166,39 @@ export function createSupervisor(options: SupervisorOptions): Supervisor {
     return worker
   }
 
-  function leave(worker: WorkerHandle, timeoutMs: number, extraDelayMs = 0): void {
+  /** A replaced worker need not go on accepting: no load balancer has to notice, the primary's port stays. */
+  function leave(worker: WorkerHandle, timeoutMs: number, delayMs = 0): void {
     const { lingerMs } = options.drain
-    const delayMs = options.drain.delayMs + extraDelayMs
     leaving.add(worker)
     if (worker.state === 'starting') worker.kill()
-    else worker.drain({ delayMs, lingerMs, timeoutMs } satisfies DrainTimes)
+    else worker.drain({ delayMs, lingerMs, timeoutMs } satisfies DrainTimes, options.appEnd)
   }
 
   const workerEvents: WorkerEvents = {
     ready(worker) {
       const slot = slots.get(worker.index)
       if (!slot || slot.next !== worker) return
-      const old = slot.current
-      slot.current = worker
-      slot.next = undefined
-      slot.replaceWanted = false
       slot.firstBoot = 'ready'
-      if (old) leave(old, options.drain.reloadTimeoutMs)
-      if (reload?.generation === worker.generation) {
-        reload.pending.delete(worker.index)
-        reload.canary = false
-      }
+      if (reload?.generation === worker.generation) reload.canary = false
+      if (!waitsForOthers(slot)) promote(slot)
       tell('worker-ready', worker)
       reconcile()
     },
     retire(worker) {
       const slot = slots.get(worker.index)
-      if (slot?.next === worker) worker.kill() // it has nothing to finish yet
+      if (slot?.next === worker && worker.state === 'starting') worker.kill() // it has nothing to finish yet
       if (slot?.current !== worker) return
       slot.replaceWanted = true
+      reconcile()
+    },
+    beat(worker, beat) {
+      const slot = slots.get(worker.index)
+      if (slot?.current !== worker || slot.replaceWanted || isReplacing()) return
+      const ageMs = Date.now() - worker.startedAt
+      const reason = recycleReason(options.recycle, { beat, ageMs, spread: worker.spread })
+      if (reason === undefined) return
+      slot.replaceWanted = true
+      tell('worker-recycled', worker, reason)
       reconcile()
     },
     exited(worker, exit) {
@@ -183,6 +215,29 @@ export function createSupervisor(options: SupervisorOptions): Supervisor {
     },
   }
 
+  function waitsForOthers(slot: Slot): boolean {
+    const isPart = reload?.how === 'at-once' && slot.next?.generation === reload.generation
+    return isPart && slot.current !== undefined && reload?.pending.has(slot.index) === true
+  }
+
+  function promote(slot: Slot): void {
+    const { current: old, next } = slot
+    if (!next) return
+    slot.current = next
+    slot.next = undefined
+    slot.replaceWanted = false
+    if (reload?.generation === next.generation) reload.pending.delete(slot.index)
+    if (old) leave(old, options.drain.reloadTimeoutMs)
+  }
+
+  /** Once all new workers serve, the old ones go. */
+  function takeOver(): void {
+    if (reload?.how !== 'at-once') return
+    const waiting = [...reload.pending].map((index) => slots.get(index))
+    if (waiting.every((slot) => slot?.next?.state === 'ready' && waitsForOthers(slot)))
+      for (const slot of waiting) if (slot) promote(slot)
+  }
+
   function bootFailed(slot: Slot, worker: WorkerHandle, exit: WorkerExit): void {
     slot.next = undefined
     lastReason = reasonOf(worker, exit)
@@ -197,8 +252,9 @@ export function createSupervisor(options: SupervisorOptions): Supervisor {
     slot.restarts += 1
     slot.replaceWanted = false
     if (Date.now() - worker.startedAt >= options.backoff.stableAfterMs) slot.failuresInRow = 0
+    if (slot.next?.state === 'ready') promote(slot)
     // Its replacement is on its way already: no second one, and nothing to wait for.
-    if (slot.next) tell('worker-exited', worker, exit, 0)
+    if (slot.next ?? slot.current) tell('worker-exited', worker, exit, 0)
     else backOff(slot, worker, exit)
   }
 
@@ -221,15 +277,23 @@ export function createSupervisor(options: SupervisorOptions): Supervisor {
     reload = undefined
     for (const slot of slots.values()) {
       if (slot.next?.generation !== failed.generation || !slot.current) continue
-      leave(slot.next, 0)
+      leave(slot.next, options.drain.reloadTimeoutMs)
       slot.next = undefined
     }
     const error = new SharedStateError(
       'ERR_AS_ONE_RELOAD',
-      `reload failed, the old workers stay: worker ${worker.index} (pid ${worker.pid}) ${reasonOf(worker, exit)}`,
+      `${failed.how === 'stop-first' ? 'restart failed' : `reload failed, ${whoStays(failed)}`}: worker ${worker.index} (pid ${worker.pid}) ${reasonOf(worker, exit)}`,
     )
     tell('reload-failed', error)
     failed.reject(error)
+  }
+
+  /** In a rolling one some old workers may have gone already. */
+  function whoStays({ generation: failed }: Reload): string {
+    const replaced = [...slots.values()].filter((slot) => slot.current?.generation === failed).length
+    return replaced === 0
+      ? 'the old workers stay'
+      : `${replaced} of ${slots.size} workers run the new version already, the others stay`
   }
 
   function settleReload(): void {
@@ -263,14 +327,25 @@ export function createSupervisor(options: SupervisorOptions): Supervisor {
     ;(events.emit as (event: Event, ...args: SupervisorEvents[Event]) => boolean)(event, ...args)
   }
 
-  function beginReload(): Promise<void> {
+  /** Whether as many workers again fit beside those there are, with a margin for what they have not yet allocated. */
+  function hasRoomForAll(): boolean {
+    const memories = [...slots.values()].map(({ current }) => current?.beat?.memory ?? UNKNOWN_MEMORY_BYTES)
+    return process.availableMemory() > MEMORY_MARGIN * memories.reduce((sum, each) => sum + each, 0)
+  }
+
+  function beginReload(how: Replacement): Promise<void> {
     if (stopping) return Promise.reject(new SharedStateError('ERR_AS_ONE_CLOSED', 'the cluster is stopping'))
     generation += 1
     const { promise, resolve, reject } = settleable()
-    reload = { generation, pending: new Set(slots.keys()), canary: true, done: promise, resolve, reject }
+    reload = { how, generation, pending: new Set(slots.keys()), canary: true, resolve, reject }
     for (const slot of slots.values()) {
       slot.parked = false
       slot.retryAt = 0 // a slot that waits out a crash of the old version has no reason to wait for the new one
+      if (how !== 'stop-first') continue
+      for (const worker of [slot.current, slot.next]) if (worker) leave(worker, options.drain.stopTimeoutMs)
+      slot.current = undefined
+      slot.next = undefined
+      slot.replaceWanted = false
     }
     reconcile()
     return promise
@@ -288,17 +363,8 @@ export function createSupervisor(options: SupervisorOptions): Supervisor {
       for (const slot of slots.values()) slot.parked = false
       reconcile()
     },
-    reload() {
-      if (!reload) return beginReload()
-      // A call during a reload may be for code that is newer than what that one has started: one more run serves all such calls.
-      reloadAgain ??= reload.done
-        .catch(() => {})
-        .then(() => {
-          reloadAgain = undefined
-          return beginReload()
-        })
-      return reloadAgain
-    },
+    reload: () => beginReload(hasRoomForAll() ? 'at-once' : 'rolling'),
+    restart: () => beginReload('stop-first'),
     stop() {
       if (!stopping) {
         stopping = true
@@ -310,7 +376,7 @@ export function createSupervisor(options: SupervisorOptions): Supervisor {
         reload = undefined
         for (const slot of slots.values()) {
           for (const worker of [slot.current, slot.next])
-            if (worker) leave(worker, options.drain.stopTimeoutMs, HAND_OVER_MS)
+            if (worker) leave(worker, options.drain.stopTimeoutMs, options.drain.delayMs + HAND_OVER_MS)
         }
         slots.clear()
         reconcile()
@@ -326,7 +392,8 @@ export function createSupervisor(options: SupervisorOptions): Supervisor {
     },
     status() {
       const byIndex = [...slots.values()].sort((a, b) => a.index - b.index)
-      return { desired, generation, draining: leaving.size, slots: byIndex.map(statusOf) }
+      const address = byIndex.map(({ current }) => current?.address).find(Boolean)
+      return { desired, generation, draining: leaving.size, address, slots: byIndex.map(statusOf) }
     },
   }
 }

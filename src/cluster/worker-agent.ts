@@ -1,6 +1,8 @@
 import cluster from 'node:cluster'
 import { messageOf } from '../core/errors.ts'
 import { setProcessRole } from '../core/role.ts'
+import { holdBackSignals } from './app-signals.ts'
+import { startBeating } from './beat.ts'
 import { trackConnections } from './connections.ts'
 import { type ToPrimary, type ToWorker, unwrap, wrap } from './control.ts'
 import { type DrainTimes, drain, type ShutdownHook } from './drain.ts'
@@ -39,23 +41,35 @@ export function startWorkerAgent(): WorkerAgent {
     if (!process.connected) return
     process.send?.(wrap(message), undefined, undefined, () => sent?.()) // the callback also takes the error of a primary that has just died
   }
-  const drainAndExit = (times: DrainTimes, exitCode: number): void => {
+  const drainAndExit = (times: DrainTimes, exitCode: number, how: 'signal' | 'message' = 'signal'): void => {
     if (draining) return
     draining = true
+    const exit = (): void => process.exit(process.exitCode ?? exitCode)
+    const deadline = performance.now() + times.timeoutMs
     setTimeout(() => process.exit(1), times.timeoutMs + 500).unref() // whatever it is that never ends
-    void drain(connections, times, hooks).then(() => process.exit(process.exitCode ?? exitCode))
+    void drain(connections, times, hooks)
+      .then(() => {
+        // An app that has handlers of its own for its end gets what is left of the time; the loop may empty before.
+        process.channel?.unref()
+        setTimeout(exit, Math.max(0, deadline - performance.now())).unref()
+        return appSignals.deliver(how)
+      })
+      .then(exit)
   }
+
+  // A Ctrl-C in a terminal reaches every process of the group; the primary alone decides what follows.
+  const appSignals = holdBackSignals((signal) => {
+    if (signal === 'SIGINT') return
+    if (process.connected) tell({ type: 'retire' })
+    else drainAndExit(ORPHAN, 0)
+  })
+  process.on('SIGHUP', () => {}) // the same goes for a terminal that is closed
+
+  startBeating(connections, (beat) => tell({ type: 'beat', beat }))
 
   process.on('message', (received) => {
     const message = unwrap<ToWorker>(received)
-    if (message?.type === 'drain') drainAndExit(message, 0)
-  })
-
-  // A Ctrl-C in a terminal reaches every process of the group; the primary alone decides what follows.
-  process.on('SIGINT', () => {})
-  process.on('SIGTERM', () => {
-    if (process.connected) tell({ type: 'retire' })
-    else drainAndExit(ORPHAN, 0)
+    if (message?.type === 'drain') drainAndExit(message, 0, message.appEnd)
   })
 
   // Without these a worker dies of EPIPE at its next log line once the primary, which reads its stderr, is gone.
@@ -84,6 +98,7 @@ export function startWorkerAgent(): WorkerAgent {
     },
     addShutdownHook: (hook) => void hooks.push(hook),
   }
+  appSignals.begin()
   ;(globalThis as AgentGlobal)[AGENT_SLOT] = agent
   return agent
 }

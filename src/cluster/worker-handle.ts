@@ -1,8 +1,12 @@
 import cluster, { type Worker } from 'node:cluster'
 import type { Socket } from 'node:net'
 import { messageOf } from '../core/errors.ts'
+import { awakeTimeout } from './awake-timeout.ts'
+import type { Beat } from './beat.ts'
 import { type ToPrimary, type ToWorker, unwrap, wrap } from './control.ts'
 import type { DrainTimes } from './drain.ts'
+import { watchForHang } from './hang-watch.ts'
+import { recycleSpread } from './recycle.ts'
 import { redispatchOnDeath } from './redispatch.ts'
 
 export type WorkerState = 'starting' | 'ready' | 'draining' | 'dead'
@@ -16,18 +20,30 @@ export interface WorkerHandle {
   readonly startedAt: number
   /** On a port of the cluster, since it has been started. */
   readonly listens: boolean
+  /** Of its first listening socket in the cluster. */
+  readonly address: WorkerAddress | undefined
+  /** What it last told of itself. */
+  readonly beat: Beat | undefined
+  /** Its own factor for the limits after which it is replaced. */
+  readonly spread: number
   /** Why it could not be started or run, as it has told us over IPC; its stderr does not have it. */
   readonly report: string | undefined
   /** Why it ended or will: its own report, else its last stderr lines. */
   readonly reason: string
   /** Asks it to drain and kills it when it takes longer than its deadline. */
-  drain(times: DrainTimes): void
+  drain(times: DrainTimes, appEnd: 'signal' | 'message'): void
   kill(): void
 }
+
+/** A unix socket has a path alone. */
+export type WorkerAddress =
+  | { readonly port: number; readonly host: string | undefined }
+  | { readonly path: string }
 
 export interface WorkerEvents {
   ready(worker: WorkerHandle): void
   retire(worker: WorkerHandle): void
+  beat(worker: WorkerHandle, beat: Beat): void
   exited(worker: WorkerHandle, exit: WorkerExit): void
 }
 
@@ -52,6 +68,8 @@ export interface ForkOptions {
   readonly env: Readonly<Record<string, string>>
   readonly readyTimeoutMs: number
   readonly readyWhen: ReadyWhen
+  /** A ready worker that says nothing for this long is killed. */
+  readonly hangTimeoutMs: number | undefined
   /** Taken for ready after this long though it does not listen: a queue worker never will. Undefined: it must. */
   readonly settleMs?: number | undefined
   readonly onListening: () => void
@@ -90,8 +108,11 @@ export function forkWorker(options: ForkOptions, events: WorkerEvents): WorkerHa
   let tail = ''
   let forced = false
   let listens = false
-  let killTimer: NodeJS.Timeout | undefined
-  const readyTimer = setTimeout(() => {
+  let address: WorkerAddress | undefined
+  let beat: Beat | undefined
+  const spread = recycleSpread()
+  let stopKilling = (): void => {}
+  const stopReadyTimer = awakeTimeout(() => {
     report = `it was not ready within ${options.readyTimeoutMs} ms (readyTimeout): ${options.readyWhen === 'message' ? "the app has not sent 'ready'" : 'the app has not come to listen'}`
     child.kill('SIGKILL')
   }, options.readyTimeoutMs)
@@ -99,7 +120,7 @@ export function forkWorker(options: ForkOptions, events: WorkerEvents): WorkerHa
   const settleTimer =
     options.settleMs === undefined ? undefined : setTimeout(() => becomeReady(), options.settleMs)
   const stopWaiting = (): void => {
-    clearTimeout(readyTimer)
+    stopReadyTimer()
     clearTimeout(settleTimer)
   }
 
@@ -114,31 +135,49 @@ export function forkWorker(options: ForkOptions, events: WorkerEvents): WorkerHa
     get listens() {
       return listens
     },
+    get address() {
+      return address
+    },
+    get beat() {
+      return beat
+    },
+    spread,
     get report() {
       return report ?? (child.pid === undefined ? failure : undefined)
     },
     get reason() {
       return report ?? (tail.trim() || (failure ?? ''))
     },
-    drain(times) {
+    drain(times, appEnd) {
       if (state === 'draining' || state === 'dead') return
       stopWaiting()
       state = 'draining'
-      killTimer = setTimeout(() => {
+      hangWatch?.stop()
+      stopKilling = awakeTimeout(() => {
         forced = true
         child.kill('SIGKILL')
       }, times.timeoutMs + KILL_AFTER_MS)
-      send({ type: 'drain', ...times })
+      send({ type: 'drain', ...times, appEnd })
     },
     kill() {
       if (state !== 'dead') child.kill('SIGKILL')
     },
   }
 
+  const { hangTimeoutMs } = options
+  const hangWatch =
+    hangTimeoutMs !== undefined && child.pid !== undefined
+      ? watchForHang(child.pid, hangTimeoutMs, () => {
+          report = `its event loop has been blocked for ${hangTimeoutMs} ms (hangTimeout), so it was killed`
+          child.kill('SIGKILL')
+        })
+      : undefined
+
   const becomeReady = (): void => {
     if (state !== 'starting') return
     stopWaiting()
     state = 'ready'
+    hangWatch?.heard(beat)
     events.ready(handle)
   }
   const send = (message: ToWorker): void => {
@@ -150,11 +189,17 @@ export function forkWorker(options: ForkOptions, events: WorkerEvents): WorkerHa
     if (message?.type === 'ready') becomeReady()
     else if (received === 'ready' && options.readyWhen === 'message') becomeReady()
     else if (message?.type === 'retire') events.retire(handle)
-    else if (message?.type === 'failed')
+    else if (message?.type === 'beat') {
+      beat = message.beat
+      if (state !== 'ready') return
+      hangWatch?.heard(beat)
+      events.beat(handle, beat)
+    } else if (message?.type === 'failed')
       report = message.stack?.includes(message.message) ? message.stack : message.message
   })
-  worker.on('listening', () => {
+  worker.on('listening', (on) => {
     listens = true
+    address ??= on.port > 0 ? { port: on.port, host: on.address ?? undefined } : { path: on.address }
     options.onListening()
     if (options.readyWhen === 'listening') becomeReady()
   })
@@ -179,7 +224,8 @@ export function forkWorker(options: ForkOptions, events: WorkerEvents): WorkerHa
   const onExit = (code: number | null, signal: NodeJS.Signals | null): void => {
     if (state === 'dead') return
     stopWaiting()
-    clearTimeout(killTimer)
+    hangWatch?.stop()
+    stopKilling()
     state = 'dead'
     events.exited(handle, { code, signal, forced })
   }
@@ -199,6 +245,9 @@ function stillborn({ index, generation }: ForkOptions, events: WorkerEvents, rea
     state: 'dead',
     startedAt: Date.now(),
     listens: false,
+    address: undefined,
+    beat: undefined,
+    spread: 1,
     report: reason,
     reason,
     drain() {},

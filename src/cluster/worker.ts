@@ -12,6 +12,8 @@ export interface ClusterWorkerHandle {
   readonly server: Server
   /** Runs after the last request and before the process ends, newest first, each awaited. */
   onShutdown(hook: ShutdownHook): void
+  /** With `waitReady`: from now on this worker counts as ready, and the one it replaces may go. */
+  ready(): void
 }
 
 /** Loads the app, listens, and tells the primary; what goes wrong on the way ends this process, with the reason. */
@@ -22,7 +24,7 @@ export async function runWorker(
 ): Promise<ClusterWorkerHandle> {
   try {
     const handle = await serve(app, options, agent)
-    agent.tellReady()
+    if (!options.waitReady) agent.tellReady()
     return handle
   } catch (error) {
     agent.tellFailed(error)
@@ -34,12 +36,18 @@ export async function runWorker(
 export async function serve(
   app: App,
   options: ResolvedClusterOptions,
-  agent: Pick<WorkerAgent, 'index' | 'addShutdownHook'>,
+  agent: Pick<WorkerAgent, 'index' | 'addShutdownHook' | 'tellReady'>,
 ): Promise<ClusterWorkerHandle> {
   const { server, close } = await loadApp(app)
   if (close) agent.addShutdownHook(close)
   if (!server.listening) await listen(server, options.listen)
-  return { role: 'worker', index: agent.index, server, onShutdown: (hook) => agent.addShutdownHook(hook) }
+  return {
+    role: 'worker',
+    index: agent.index,
+    server,
+    onShutdown: (hook) => agent.addShutdownHook(hook),
+    ready: () => agent.tellReady(),
+  }
 }
 
 function listen(server: Server, on: ResolvedClusterOptions['listen']): Promise<void> {

@@ -18,6 +18,8 @@ interface KoaApp {
 }
 const Koa = createRequire(import.meta.url)('koa') as new () => KoaApp
 
+const express4 = createRequire(import.meta.url)('express4') as typeof express
+
 const hello: RequestListener = (_req, res) => void res.end('hello')
 
 async function answerOf({ server }: LoadedApp): Promise<string> {
@@ -48,6 +50,17 @@ function honoApp(): Hono {
   return new Hono().get('/', (c) => c.text('hello'))
 }
 
+async function nestApp(): Promise<object> {
+  await import('reflect-metadata')
+  const { Module } = await import('@nestjs/common')
+  const { NestFactory } = await import('@nestjs/core')
+  class AppModule {}
+  Module({})(AppModule)
+  const app = await NestFactory.create(AppModule, { logger: false })
+  app.use((_req: unknown, res: { end(text: string): void }) => res.end('hello'))
+  return app
+}
+
 /** A Nest app answers to every name, Koa's among them. */
 function nestLike(): { app: object; calls: string[] } {
   const calls: string[] = []
@@ -73,6 +86,8 @@ describe('what is an app', () => {
       () => (req: http.IncomingMessage, res: http.ServerResponse, _next: unknown) => hello(req, res),
     ],
     ['Express 5', expressApp],
+    ['Express 4', () => express4().get('/', (_req, res) => void res.send('hello'))],
+    ['a factory of Nest', () => nestApp],
     ['Koa', koaApp],
     ["Koa's callback", () => koaApp().callback()],
     ['Fastify', fastifyApp],

@@ -1,0 +1,19 @@
+// What replacements.mjs replaces, and nothing in it helps: a plain server, listening by itself.
+import { createServer } from 'node:http'
+
+export const app = (req, res) => {
+  if (req.url === '/events') {
+    res.writeHead(200, { 'content-type': 'text/event-stream' })
+    res.write('data: 1\n\n')
+    const timer = setInterval(() => res.write('data: again\n\n'), 100)
+    res.once('close', () => clearInterval(timer))
+    return
+  }
+  let bytes = 0
+  req.on('data', (chunk) => {
+    bytes += chunk.length
+  })
+  req.on('end', () => setTimeout(() => res.end(String(bytes)), 20))
+}
+
+export const listen = (port) => createServer(app).listen(port, '127.0.0.1')

@@ -1,0 +1,3 @@
+import { listen } from './app.mjs'
+
+listen(Number(process.env.PORT))
