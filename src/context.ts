@@ -1,4 +1,4 @@
-import { announcedChannel, type Bus, createBus, type Invalidations } from './bus/index.ts'
+import { announcedChannel, type BusOptions, createBus, type Invalidations, type MachineBus } from './bus/index.ts'
 import { appName } from './core/app-name.ts'
 import { type Closing, createClosing, processClosing } from './core/closing.ts'
 import { createKeys, isNamespace, type Keys, NAMESPACE_FORM } from './core/keys.ts'
@@ -15,7 +15,7 @@ export interface SharedContext {
   readonly redis: RedisConnection
   /** A further connection for a library that changes the client it is given: one per name, opened by its first `ready()`. */
   connect(name: string): RedisConnection
-  readonly bus: Bus
+  readonly bus: MachineBus
   /** Word of what anybody writes to the cache's keys. */
   readonly invalidations: Invalidations
   /** Ask for keys when they are used, not when the room is made: `runCluster` may yet set the namespace. */
@@ -30,6 +30,8 @@ export interface SharedOptions {
   readonly redis?: RedisOption
   /** First part of every key and channel. Default: `AS_ONE_NAMESPACE`, else the name in the app's package.json. */
   readonly namespace?: string
+  /** Limits and log topics of the bus. */
+  readonly bus?: BusOptions
 }
 
 /**
@@ -47,6 +49,7 @@ export function createContext(options: SharedOptions = {}): SharedContext {
   const namespace = reader.string('namespace', undefined)
   if (namespace !== undefined && !isNamespace(namespace))
     reader.mistake('namespace', `must be ${NAMESPACE_FORM}`)
+  const bus = reader.raw('bus') as BusOptions | undefined
   reader.done()
   const env = process.env
   const name = appName()
@@ -56,7 +59,7 @@ export function createContext(options: SharedOptions = {}): SharedContext {
     cwd: process.cwd(),
     id: announcedId(redis),
   })
-  return contextOf(createKeys(namespace ?? defaultNamespace(name, env)), source)
+  return contextOf(createKeys(namespace ?? defaultNamespace(name, env)), source, bus)
 }
 
 let shared: SharedContext | undefined
@@ -92,11 +95,11 @@ export function defaultContext(): SharedContext {
   return shared
 }
 
-function contextOf(keys: Keys, source: RedisSource): SharedContext {
+function contextOf(keys: Keys, source: RedisSource, busOptions?: BusOptions): SharedContext {
   const closing = createClosing()
   const redis = createRedisConnection(source, 'as-one:state')
   const further = new Map<string, RedisConnection>()
-  const bus = createBus({ keys, source })
+  const bus = createBus({ keys, source, options: busOptions })
   closing.add(() => source.close())
   closing.add(() => redis.close())
   closing.add(() => bus.close())

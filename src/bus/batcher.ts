@@ -1,7 +1,7 @@
 import { SharedStateError } from '../core/errors.ts'
-import { encodeMessages } from './frame.ts'
-import { encodePayload } from './payload.ts'
-import { checkTopic } from './topics.ts'
+import { encodeMessages, Stream, streamKey } from './frame.ts'
+import { type EncodedPayload, encodePayload } from './payload.ts'
+import type { Positions } from './positions.ts'
 
 /** A frame is sent at the end of the tick, or as soon as it holds this many characters. */
 const FLUSH_CHARACTERS = 16 << 10
@@ -19,11 +19,26 @@ export interface BatcherOptions {
   receiveOwn(body: string, firstSequence: number, sentAt: number): void
 }
 
+/** Where a message goes, beside the sender itself. */
+export interface Address {
+  readonly stream: number
+  /** Member id, in the stream `direct`. */
+  readonly target: string
+  /** Questions and answers of `gather`, which every member reads, subscribed to anything or not. */
+  readonly internal?: boolean
+}
+
+export const EVERYONE: Address = { stream: Stream.everyone, target: '' }
+
 /** Gathers the messages of one tick into one frame: the largest single saving on the way to the hub. */
 export interface Batcher {
-  /** @throws SharedStateError `ERR_AS_ONE_OPTIONS` for the topic, `ERR_AS_ONE_PAYLOAD` for the payload or its size */
-  add(topic: string, payload: unknown, self: boolean, receipt: number): void
+  /** @throws SharedStateError `ERR_AS_ONE_PAYLOAD` for the payload or its size */
+  add(topic: string, payload: unknown, self: boolean, receipt: number, to?: Address): void
+  /** Hands messages to this process's own receivers alone, in order with all others. */
+  addOwn(topic: string, payload: unknown): void
   flush(): void
+  /** Last sequence number by stream key, of all that was ever sent. */
+  positions(): Positions['at']
 }
 
 export function createBatcher({
@@ -33,10 +48,13 @@ export function createBatcher({
   drop,
   receiveOwn,
 }: BatcherOptions): Batcher {
+  const publisherId = publisher.toString('hex')
   let body = ''
   let count = 0
   let batchSelf = true
-  let sequence = 0
+  let batchTo: Address | undefined = EVERYONE
+  /** Last sequence number by stream and receiver; there are as many as there are members that this one has addressed. */
+  const sequences = new Map<string, number>()
   let scheduled = false
   let own: { text: string; firstSequence: number; sentAt: number }[] = []
   const early: { frame: Buffer; receipt: number }[] = []
@@ -57,15 +75,19 @@ export function createBatcher({
   /** Ends the frame; only its last message may want a receipt. */
   function cut(receipt: number): void {
     if (count === 0) return
-    const firstSequence = sequence - count + 1
+    const key = batchTo === undefined ? '' : streamKey(publisherId, batchTo.stream, batchTo.target)
+    const firstSequence = (sequences.get(key) ?? 0) + 1
+    sequences.set(key, firstSequence + count - 1)
     const sentAt = Date.now()
     const text = `[${body}]`
-    const frame = encodeMessages(text, { receipt, count, publisher, firstSequence, sentAt })
     // Own receivers run at the flush, never inside the call that publishes.
     if (batchSelf) own.push({ text, firstSequence, sentAt })
+    if (batchTo) {
+      const frame = encodeMessages(text, { receipt, count, publisher, firstSequence, sentAt, ...batchTo })
+      if (early.length > 0 || !send(frame, receipt)) keep(frame, receipt)
+    }
     body = ''
     count = 0
-    if (early.length > 0 || !send(frame, receipt)) keep(frame, receipt)
   }
 
   function keep(frame: Buffer, receipt: number): void {
@@ -78,27 +100,49 @@ export function createBatcher({
     }
   }
 
-  return {
-    add(topic, payload, self, receipt) {
-      checkTopic(topic)
-      const { encoding, json } = encodePayload(payload)
-      // A UTF-16 unit is at most three bytes of UTF-8, so most payloads need no exact count.
-      if (json.length * 3 > maxMessageBytes && Buffer.byteLength(json) > maxMessageBytes) {
-        throw new SharedStateError(
-          'ERR_AS_ONE_PAYLOAD',
-          `the payload for '${topic}' has ${Buffer.byteLength(json)} bytes, over maxMessageBytes ${maxMessageBytes}; send a key and store the value`,
-        )
-      }
-      if (count > 0 && (self !== batchSelf || body.length >= FLUSH_CHARACTERS)) cut(0)
-      batchSelf = self
-      body += `${count === 0 ? '' : ','}${JSON.stringify(topic)},${encoding},${json}`
-      count += 1
-      sequence += 1
-      if (receipt !== 0) cut(receipt)
-      if (scheduled) return
-      scheduled = true
-      setImmediate(flush)
-    },
-    flush,
+  function append(
+    topic: string,
+    payload: unknown,
+    self: boolean,
+    receipt: number,
+    to: Address | undefined,
+  ): void {
+    const { encoding, json } = encodeChecked(topic, payload, maxMessageBytes)
+    if (count > 0 && (self !== batchSelf || body.length >= FLUSH_CHARACTERS || !isSame(to, batchTo))) cut(0)
+    batchSelf = self
+    batchTo = to
+    body += `${count === 0 ? '' : ','}${JSON.stringify(topic)},${encoding},${json}`
+    count += 1
+    if (receipt !== 0) cut(receipt)
+    if (scheduled) return
+    scheduled = true
+    setImmediate(flush)
   }
+
+  return {
+    add: (topic, payload, self, receipt, to = EVERYONE) => append(topic, payload, self, receipt, to),
+    addOwn: (topic, payload) => append(topic, payload, true, 0, undefined),
+    flush,
+    positions: () => [...sequences].filter(([key]) => key !== ''),
+  }
+}
+
+function isSame(a: Address | undefined, b: Address | undefined): boolean {
+  return (
+    a === b || (a?.stream === b?.stream && a?.target === b?.target && a?.internal === b?.internal)
+  )
+}
+
+/** @throws SharedStateError `ERR_AS_ONE_PAYLOAD` */
+export function encodeChecked(topic: string, payload: unknown, maxMessageBytes: number): EncodedPayload {
+  const encoded = encodePayload(payload)
+  const { json } = encoded
+  // A UTF-16 unit is at most three bytes of UTF-8, so most payloads need no exact count.
+  if (json.length * 3 > maxMessageBytes && Buffer.byteLength(json) > maxMessageBytes) {
+    throw new SharedStateError(
+      'ERR_AS_ONE_PAYLOAD',
+      `the payload for '${topic}' has ${Buffer.byteLength(json)} bytes, over maxMessageBytes ${maxMessageBytes}; send a key and store the value`,
+    )
+  }
+  return encoded
 }

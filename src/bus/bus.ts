@@ -4,34 +4,26 @@ import { hostname } from 'node:os'
 import { aborted, withDeadline } from '../core/abort.ts'
 import { channels } from '../core/channels.ts'
 import { messageOf, SharedStateError } from '../core/errors.ts'
-import { parseSafely } from '../core/json.ts'
 import type { Keys } from '../core/keys.ts'
+import { show } from '../core/options.ts'
 import { onRoleChange, processRole } from '../core/role.ts'
 import type { RedisSource } from '../redis/source.ts'
-import { createBatcher } from './batcher.ts'
+import { type Address, createBatcher } from './batcher.ts'
 import { announcedChannel, joinOverChannel, takeChannel } from './channel.ts'
-import { BadFrame, ID_BYTES, messagesBody, readMessagesHeader } from './frame.ts'
+import { ID_BYTES, Stream } from './frame.ts'
+import { type AnswerHandler, createGatherDesk, type Gathered, type GatherOptions } from './gather.ts'
 import type { HubPort, HubSeat, Receipt } from './hub.ts'
 import { type HubHold, holdHub } from './hubs.ts'
+import { createLogReader } from './log-reader.ts'
+import { createLogWriter } from './log-writer.ts'
 import type { Member, MemberRecord } from './members.ts'
-import { decodePayload } from './payload.ts'
-import { createTopicTable } from './topics.ts'
+import { type BusOptions, BusSettings } from './options.ts'
+import { createEars, type Gap } from './positions.ts'
+import { createPresence } from './presence.ts'
+import { createReceipts } from './receipts.ts'
+import { createReceiver, type MessageHandler, type MessageMeta } from './receiver.ts'
+import { checkTopic, createTopicTable } from './topics.ts'
 import { createWatchers, type Invalidations } from './watchers.ts'
-
-/** What a receiver learns beside the payload. */
-export interface MessageMeta {
-  readonly topic: string
-  /** Member id of the publisher. */
-  readonly from: string
-  /** Counts the publisher's messages from 1 on. */
-  readonly sequence: number
-  /** When it was sent, ms since the epoch by the publisher's clock. */
-  readonly at: number
-  /** True when this process sent it. */
-  readonly self: boolean
-}
-
-export type MessageHandler<Payload = unknown> = (payload: Payload, meta: MessageMeta) => unknown
 
 export interface Subscription {
   /** Resolves once messages from every machine arrive here; rejects after 10 s without Redis, or when `signal` aborts. */
@@ -43,6 +35,8 @@ export interface Subscription {
 export interface BusEvents {
   join: [member: Member]
   leave: [member: Member]
+  /** Messages that were accepted will not arrive here: whoever keeps copies of what they told has to read it again. */
+  gap: [gap: Gap]
   /** Other machines cannot be heard or reached; this one still is. */
   degraded: []
   restored: []
@@ -51,7 +45,12 @@ export interface BusEvents {
 }
 
 export interface PublishOptions {
-  /** Whether this process receives it too. Default true. */
+  /**
+   * `'everyone'`: every worker of every machine. `'machine'`: those of this one, without Redis. `'primary'`: this machine's
+   * primary (`handle.subscribe`). `'any'`: one worker, chosen at random. Else a member id. Default `'everyone'`.
+   */
+  readonly to?: 'everyone' | 'machine' | 'primary' | 'any' | (string & {})
+  /** Whether this process receives it too, if it is meant. Default true. */
   readonly self?: boolean
   readonly signal?: AbortSignal
 }
@@ -86,7 +85,28 @@ export interface Bus {
     handler: MessageHandler<Payload>,
     options?: { signal?: AbortSignal },
   ): Subscription
-  /** Who receives broadcasts at the moment, as far as this process knows. */
+  /**
+   * Answers `gather` on a topic; one handler per topic and process. Returns the function that ends it.
+   *
+   * @throws SharedStateError `ERR_AS_ONE_OPTIONS` for a malformed topic or a second handler
+   * @example bus.handle('stats', () => process.memoryUsage())
+   */
+  handle<Question = unknown, Answer = unknown>(
+    topic: string,
+    handler: AnswerHandler<Question, Answer>,
+  ): () => void
+  /**
+   * Asks every member, this process included, and tells who has answered what and who has not, and why.
+   *
+   * @throws SharedStateError as `broadcast`, and `ERR_AS_ONE_ABORTED` when `signal` aborts the wait
+   * @example const { results, missing } = await bus.gather('stats', undefined, { timeout: 500 })
+   */
+  gather<Answer = unknown>(
+    topic: string,
+    payload?: unknown,
+    options?: GatherOptions,
+  ): Promise<Gathered<Answer>>
+  /** Who receives broadcasts at the moment, as far as this process knows. The first call joins the bus. */
   members(): readonly Member[]
   /** Returns the function that ends it. */
   on<Event extends keyof BusEvents>(event: Event, listener: (...args: BusEvents[Event]) => void): () => void
@@ -96,58 +116,131 @@ export interface Bus {
   close(): Promise<void>
 }
 
-const READY_DEADLINE_MS = 10_000
-const MAX_PUBLISHERS = 10_000
 /** How long `close()` waits to learn what became of the last messages. */
 const RECEIPTS_DEADLINE_MS = 1_000
-
-/** A message larger than this is refused at `broadcast` and `publish`. */
-const MAX_MESSAGE_BYTES = 1 << 20
+const MAX_SKIPPED = 10_000
 
 /** What rooms get: the bus, and word of what is written to the cache's keys, over one seat at the hub. */
 export interface MachineBus extends Bus {
   readonly invalidations: Invalidations
+  /** Receives what is sent `to: 'primary'`; for the primary's own handle. */
+  onPrimary(topicOrPattern: string, handler: MessageHandler): () => void
+  /**
+   * Sets limits and log topics before the first use.
+   *
+   * @throws SharedStateError `ERR_AS_ONE_OPTIONS` for a mistake, or when the bus is in use with other settings
+   */
+  configure(options: BusOptions): void
 }
 
-export function createBus({ keys, source }: { keys: Keys; source: RedisSource }): MachineBus {
+export function createBus({
+  keys,
+  source,
+  options,
+}: {
+  keys: Keys
+  source: RedisSource
+  options?: BusOptions | undefined
+}): MachineBus {
   const idBytes = randomBytes(ID_BYTES)
   const id = idBytes.toString('hex')
   const events = new EventEmitter<BusEvents>()
   const receivers = createTopicTable<MessageHandler>()
-  const seen = new Map<string, number>()
-  const receipts = new Map<number, (receipt: Receipt) => void>()
-  const whenReachable = new Set<{ resolve(): void; reject(error: Error): void }>()
-  const watchers = createWatchers(() => {
-    start()
-    seat?.track(watchers.everyMs())
-  })
-  const batcher = createBatcher({
-    publisher: idBytes,
-    maxMessageBytes: MAX_MESSAGE_BYTES,
-    send,
-    drop,
-    receiveOwn,
-  })
-  let nextReceipt = 0
-  let roster: readonly Member[] = []
-  let reachable = false
+  const primaryReceivers = createTopicTable<MessageHandler>()
+  const receipts = createReceipts()
+  const settings = new BusSettings(options)
+  /** Own messages on log topics that this process's receivers are not to get. */
+  const skipped = new Set<string>()
   let joining: Promise<void> | undefined
   let seat: HubSeat | undefined
   let hold: HubHold | undefined
   let closing: Promise<void> | undefined
-  let onAllAnswered: (() => void) | undefined
+
+  const presence = createPresence({
+    id,
+    label: () => source.label,
+    onJoin: (member) => emit('join', member),
+    onLeave(member) {
+      desk.onLeave(member)
+      emit('leave', member)
+    },
+    onReachable: (up) => emit(up ? 'restored' : 'degraded'),
+  })
+  const ears = createEars(id, tellGap)
+  const receiver = createReceiver({
+    id,
+    ears,
+    subscribers(stream) {
+      if (stream === Stream.primary) return primaryReceivers
+      return processRole() === 'primary' ? undefined : receivers
+    },
+    onInternal: (topic, payload, meta) => desk.onInternal(topic, payload, meta),
+    onFailure: handlerFailed,
+  })
+  const logReader = createLogReader({
+    ask: (request) => seat?.replay(request),
+    onGap: tellGap,
+    deliver(topic, [from, sequence, at, encoding, payload]) {
+      const self = from === id
+      if (self && skipped.delete(`${sequence} ${topic}`)) return
+      receiver.dispatch(receivers, encoding, payload, { topic, from, sequence, at, self })
+    },
+  })
+  const desk = createGatherDesk({
+    members: () => presence.members,
+    ask: (topic, payload) => lines().batcher.add(topic, payload, false, 0, ASK_EVERYONE),
+    answer(member, topic, payload) {
+      if (closing) return
+      const to = { stream: Stream.direct, target: member, internal: true }
+      lines().batcher.add(topic, payload, false, 0, to)
+    },
+  })
+  const watchers = createWatchers(() => {
+    start()
+    seat?.track(watchers.everyMs())
+  })
+  const lines = lazily(() => ({
+    batcher: createBatcher({
+      publisher: idBytes,
+      maxMessageBytes: settings.resolved.maxMessageBytes,
+      send,
+      drop,
+      receiveOwn: receiver.receiveOwn,
+    }),
+    logWriter: createLogWriter({
+      publisher: id,
+      maxMessageBytes: settings.resolved.maxMessageBytes,
+      topics: settings.resolved.logTopics,
+      send: (request) => seat?.append(request),
+      drop,
+    }),
+  }))
 
   const port: HubPort = {
+    id,
+    get isPrimary() {
+      return primaryReceivers.size > 0
+    },
     deliver(frame) {
-      receive(frame)
+      receiver.receive(frame)
       return true
     },
-    members: setRoster,
-    remote: setReachable,
-    receipt(receiptId, receipt) {
-      receipts.get(receiptId)?.(receipt)
-      forgetReceipt(receiptId)
+    members: presence.setMembers,
+    remote(up, reason) {
+      ears.connected(up)
+      presence.setReachable(up, reason)
+      if (!up) return
+      logReader.catchUp()
+      void followLogs()
     },
+    positions(positions) {
+      ears.hear(positions)
+      if (positions.cause === 'overflow') logReader.catchUp()
+    },
+    log(page) {
+      if (processRole() !== 'primary' && (receivers.size > 0 || page.answer)) logReader.hear(page)
+    },
+    receipt: receipts.answer,
     cacheNews(news) {
       watchers.hear(news)
       return true
@@ -159,55 +252,68 @@ export function createBus({ keys, source }: { keys: Keys; source: RedisSource })
     joining ??= join(keys.namespace, source.id) // read here: a mistake in the settings is the caller's to hear
   }
 
+  const record = (): MemberRecord => ({
+    id,
+    machine: hostname(),
+    pid: process.pid,
+    index: announcedChannel()?.announcement.index,
+  })
+
   async function join(namespace: string, redisId: string): Promise<void> {
-    const member: MemberRecord = {
-      id,
-      machine: hostname(),
-      pid: process.pid,
-      index: announcedChannel()?.announcement.index,
-    }
+    settings.freeze()
     const channel = processRole() === 'primary' ? undefined : takeChannel(namespace, redisId)
     if (channel) {
       try {
-        sitDown(await joinOverChannel(channel, member, port, onChannelLost))
+        const { queueBytes, overflow } = settings.resolved
+        const joined = joinOverChannel(channel, record(), port, onChannelLost, { queueBytes, overflow })
+        sitDown(await joined)
       } catch (error) {
         if (channels.bus.hasSubscribers) channels.bus.publish({ event: 'own-hub', reason: messageOf(error) })
       }
     }
-    if (!seat) joinOwnHub(member)
-    batcher.flush()
+    if (!seat) joinOwnHub(undefined)
+    flush()
   }
 
-  function joinOwnHub(member: MemberRecord): void {
+  function joinOwnHub(formerHub: string | undefined): void {
     hold ??= holdHub(keys, source)
-    sitDown(hold.hub.join(processRole() === 'primary' ? undefined : member, port))
+    sitDown(hold.hub.join(processRole() === 'primary' ? undefined : record(), port, formerHub))
   }
 
   function sitDown(next: HubSeat): void {
     if (seat) watchers.hear({ lost: 'this process has joined another hub', refused: false })
     seat = next
     if (watchers.everyMs() > 0) seat.track(watchers.everyMs())
+    logReader.catchUp()
+  }
+
+  function flush(): void {
+    lines().batcher.flush()
+    lines().logWriter.flush()
   }
 
   /** Joined before `runCluster` was reached: a primary sends but is no receiver. */
   const stopRoleChange = onRoleChange(() => {
     if (processRole() !== 'primary') return
-    for (const waiter of whenReachable) waiter.resolve()
+    presence.release()
     if (!hold) return
     void seat?.leave()
     sitDown(hold.hub.join(undefined, port))
   })
 
   /** The primary died, or what came over the channel made no sense: from now on this process is its own hub. */
-  function onChannelLost(reason: string): void {
+  function onChannelLost(reason: string, formerHub: string | undefined): void {
     if (channels.bus.hasSubscribers) channels.bus.publish({ event: 'own-hub', reason })
-    seat = undefined
+    seat = undefined as HubSeat | undefined // joinOwnHub sets it again
     watchers.hear({ lost: reason, refused: false })
-    dropReceipts()
+    ears.interrupted()
+    receipts.dropAll()
     if (closing) return
-    setReachable(false)
-    joinOwnHub({ id, machine: hostname(), pid: process.pid, index: announcedChannel()?.announcement.index })
-    batcher.flush()
+    presence.setReachable(false, reason)
+    joinOwnHub(formerHub)
+    flush()
+    // What the old hub has not read is lost, and only we know how much that may be.
+    seat?.note({ at: lines().batcher.positions(), cause: 'dropped' })
   }
 
   function send(frame: Buffer, receipt: number): boolean {
@@ -217,88 +323,12 @@ export function createBus({ keys, source }: { keys: Keys; source: RedisSource })
   }
 
   function drop(receipt: number): void {
-    if (receipt !== 0) port.receipt(receipt, { local: 0, remote: 'dropped' })
+    if (receipt !== 0) receipts.answer(receipt, { local: 0, remote: 'dropped' })
   }
 
-  function dropReceipts(): void {
-    for (const [receiptId, done] of receipts) {
-      done({ local: 0, remote: 'dropped' })
-      forgetReceipt(receiptId)
-    }
-  }
-
-  function forgetReceipt(receiptId: number): void {
-    if (receipts.delete(receiptId) && receipts.size === 0) onAllAnswered?.()
-  }
-
-  function receive(frame: Buffer): void {
-    const { publisher, firstSequence, count, sentAt } = readMessagesHeader(frame)
-    if (publisher === id) return // own receivers have it; it went out through a primary that has died since
-    const last = seen.get(publisher) ?? 0
-    const end = firstSequence + count - 1
-    if (end <= last) return // it came by two paths
-    if (!Number.isSafeInteger(end) || firstSequence < 1 || count < 1) {
-      badFrame('impossible numbers')
-      return
-    }
-    let body: readonly unknown[] = []
-    if (receivers.size > 0 && processRole() !== 'primary') {
-      try {
-        body = messagesOf(parseSafely(messagesBody(frame)), count)
-      } catch (error) {
-        badFrame(messageOf(error))
-        return
-      }
-    }
-    if (!seen.has(publisher) && seen.size >= MAX_PUBLISHERS) seen.delete(seen.keys().next().value as string)
-    seen.set(publisher, end)
-    dispatchAll(body, { from: publisher, at: sentAt, self: false }, firstSequence, last)
-  }
-
-  function badFrame(reason: string): void {
-    if (channels.bus.hasSubscribers) channels.bus.publish({ event: 'bad-frame', reason })
-  }
-
-  function receiveOwn(body: string, firstSequence: number, at: number): void {
-    if (receivers.size === 0 || processRole() === 'primary') return
-    dispatchAll(parseSafely(body) as unknown[], { from: id, at, self: true }, firstSequence, 0)
-  }
-
-  function dispatchAll(
-    body: readonly unknown[],
-    common: Omit<MessageMeta, 'topic' | 'sequence'>,
-    firstSequence: number,
-    after: number,
-  ): void {
-    for (let i = 0, sequence = firstSequence; i + 2 < body.length; i += 3, sequence++) {
-      const topic: unknown = body[i]
-      if (sequence <= after || typeof topic !== 'string') continue
-      const handlers = receivers.matching(topic)
-      if (handlers.length > 0) dispatch(handlers, body[i + 1], body[i + 2], { ...common, topic, sequence })
-    }
-  }
-
-  function dispatch(
-    handlers: readonly MessageHandler[],
-    encoding: unknown,
-    parsed: unknown,
-    meta: MessageMeta,
-  ): void {
-    let payload: unknown
-    try {
-      payload = decodePayload(encoding, parsed)
-    } catch (error) {
-      handlerFailed(error, meta)
-      return
-    }
-    for (const handler of handlers) {
-      try {
-        const result = handler(payload, meta)
-        if (isThenable(result)) result.then(undefined, (error: unknown) => handlerFailed(error, meta))
-      } catch (error) {
-        handlerFailed(error, meta)
-      }
-    }
+  function tellGap(gap: Gap): void {
+    if (channels.bus.hasSubscribers) channels.bus.publish({ event: 'gap', ...gap })
+    emit('gap', gap)
   }
 
   function handlerFailed(error: unknown, meta: MessageMeta): void {
@@ -320,64 +350,81 @@ export function createBus({ keys, source }: { keys: Keys; source: RedisSource })
     }
   }
 
-  function setRoster(list: readonly MemberRecord[]): void {
-    const before = new Map(roster.map((member) => [member.id, member]))
-    roster = list.map((record) => before.get(record.id) ?? { ...record, self: record.id === id })
-    const now = new Set(roster.map((member) => member.id))
-    for (const member of roster) if (!before.has(member.id)) emit('join', member)
-    for (const member of before.values()) if (!now.has(member.id)) emit('leave', member)
-  }
-
-  function setReachable(next: boolean): void {
-    if (reachable === next) return
-    reachable = next
-    emit(next ? 'restored' : 'degraded')
-    if (!next) return
-    for (const waiter of whenReachable) waiter.resolve()
-    whenReachable.clear()
-  }
-
-  function ready(signal: AbortSignal | undefined): Promise<void> {
-    if (!signal?.aborted && (reachable || processRole() === 'primary')) return Promise.resolve()
-    let waiter: { resolve(): void; reject(error: Error): void } | undefined
-    const heard = new Promise<void>((resolve, reject) => {
-      waiter = { resolve, reject }
-      whenReachable.add(waiter)
-    })
-    const waiting = withDeadline(heard, READY_DEADLINE_MS, notReady, signal).finally(
-      () => waiter && whenReachable.delete(waiter),
-    )
-    waiting.catch(() => {}) // whoever does not await `ready` has the events
-    return waiting
-  }
-
-  const notReady = (): Error =>
-    new SharedStateError(
-      'ERR_AS_ONE_REDIS_UNAVAILABLE',
-      `Redis at ${source.label} has not answered for ${READY_DEADLINE_MS} ms; other machines cannot be heard until it does`,
-    )
-
   const closed = (): Error => new SharedStateError('ERR_AS_ONE_CLOSED', 'the bus has been closed')
 
   function checkOpen(): void {
     if (closing) throw closed()
   }
 
+  /** Sends one message; the receipt, if not 0, is answered later, or here when nothing has to be waited for. */
+  function post(
+    topic: string,
+    payload: unknown,
+    { to = 'everyone', self = true }: PublishOptions,
+    receipt: number,
+  ): void {
+    checkTopic(topic)
+    start()
+    const { batcher, logWriter } = lines()
+    if (settings.resolved.logTopics.has(topic)) {
+      if (to !== 'everyone') throw logNeedsEveryone(topic, to)
+      const number = logWriter.add(topic, payload, receipt)
+      if (!self && skipped.size < MAX_SKIPPED) skipped.add(`${number} ${topic}`)
+      return
+    }
+    if (to === 'everyone') batcher.add(topic, payload, self, receipt)
+    else if (to === 'machine') batcher.add(topic, payload, self, receipt, MACHINE)
+    else if (to === 'primary') batcher.add(topic, payload, false, receipt, PRIMARY)
+    else postDirect(topic, payload, to === 'any' ? anyMember(self) : to, receipt)
+  }
+
+  function postDirect(topic: string, payload: unknown, target: string | undefined, receipt: number): void {
+    if (target === id) {
+      lines().batcher.addOwn(topic, payload)
+      if (receipt !== 0) receipts.answer(receipt, { local: 0, remote: 'none' })
+    } else if (target !== undefined && presence.members.some((member) => member.id === target)) {
+      lines().batcher.add(topic, payload, false, receipt, { stream: Stream.direct, target })
+    } else drop(receipt)
+  }
+
+  function anyMember(self: boolean): string | undefined {
+    const candidates = presence.members.filter((member) => self || !member.self)
+    return candidates[Math.floor(Math.random() * candidates.length)]?.id
+  }
+
+  /** Follows the log topics that somebody here has subscribed to. */
+  async function followLogs(): Promise<void> {
+    await joining
+    const followed = [...settings.resolved.logTopics.keys()].filter(
+      (topic) => receivers.matching(topic).length > 0,
+    )
+    await Promise.all(followed.map(logReader.follow))
+  }
+
+  async function readyToHear(signal: AbortSignal | undefined): Promise<void> {
+    await presence.ready(signal)
+    if (processRole() === 'primary' || settings.resolved.logTopics.size === 0) return
+    await withDeadline(followLogs(), LOG_READY_DEADLINE_MS, logNotReady, signal)
+  }
+
+  const logNotReady = (): Error =>
+    new SharedStateError(
+      'ERR_AS_ONE_REDIS_UNAVAILABLE',
+      `the log topics could not be read from Redis at ${source.label} for ${LOG_READY_DEADLINE_MS} ms; check that it allows the commands XRANGE and XREVRANGE`,
+    )
+
   async function close(): Promise<void> {
     stopRoleChange()
-    for (const waiter of whenReachable) waiter.reject(closed())
+    presence.release(closed())
+    desk.close()
     await joining
-    batcher.flush()
+    flush()
     receivers.clear()
-    if (receipts.size > 0) {
-      const answered = new Promise<void>((resolve) => {
-        onAllAnswered = resolve
-      })
-      await withDeadline(answered, RECEIPTS_DEADLINE_MS, closed).catch(() => {})
-    }
+    await withDeadline(receipts.settled(), RECEIPTS_DEADLINE_MS, closed).catch(() => {})
+    logReader.close()
     await seat?.leave()
     await hold?.release()
-    dropReceipts()
+    receipts.dropAll()
   }
 
   return {
@@ -385,21 +432,18 @@ export function createBus({ keys, source }: { keys: Keys; source: RedisSource })
     invalidations: watchers,
     broadcast(topic, payload) {
       checkOpen()
-      start()
-      batcher.add(topic, payload, true, 0)
+      post(topic, payload, {}, 0)
     },
-    async publish(topic, payload, { self = true, signal } = {}) {
+    async publish(topic, payload, options = {}) {
       checkOpen()
+      const { signal } = options
       if (signal?.aborted) throw aborted(signal)
-      nextReceipt = nextReceipt === 0xffff_ffff ? 1 : nextReceipt + 1
-      const receiptId = nextReceipt
-      const answered = new Promise<Receipt>((resolve) => receipts.set(receiptId, resolve))
+      const receipt = receipts.open()
       try {
-        start()
-        batcher.add(topic, payload, self, receiptId)
-        return await withDeadline(answered, undefined, notReady, signal)
+        post(topic, payload, options, receipt.id)
+        return await withDeadline(receipt.answered, undefined, closed, signal)
       } finally {
-        forgetReceipt(receiptId)
+        receipts.forget(receipt.id)
       }
     },
     subscribe(topicOrPattern, handler, { signal } = {}) {
@@ -409,19 +453,42 @@ export function createBus({ keys, source }: { keys: Keys; source: RedisSource })
       if (signal?.aborted) remove()
       // Not at once: the same file may be on its way to making this process a primary, which receives nothing.
       setImmediate(() => processRole() !== 'primary' && start())
+      const ready = readyToHear(signal)
+      ready.catch(() => {}) // whoever does not await `ready` has the events
       return {
-        ready: ready(signal),
+        ready,
         unsubscribe() {
           remove()
           signal?.removeEventListener('abort', remove)
         },
       }
     },
-    members: () => roster,
+    handle(topic, handler) {
+      checkOpen()
+      setImmediate(() => processRole() !== 'primary' && start())
+      return desk.handle(topic, handler as AnswerHandler)
+    },
+    async gather(topic, payload, options) {
+      checkOpen()
+      checkTopic(topic)
+      start()
+      await joining
+      const own = { topic, from: id, sequence: 0, at: Date.now(), self: true }
+      return desk.gather(topic, payload, options, own)
+    },
+    members() {
+      if (!joining) setImmediate(() => processRole() !== 'primary' && start())
+      return presence.members
+    },
     on(event, listener) {
       events.on(event, listener as never)
       return () => events.off(event, listener as never)
     },
+    onPrimary(topicOrPattern, handler) {
+      start()
+      return primaryReceivers.add(topicOrPattern, handler)
+    },
+    configure: (given) => settings.configure(given),
     start,
     close() {
       closing ??= close()
@@ -430,14 +497,22 @@ export function createBus({ keys, source }: { keys: Keys; source: RedisSource })
   }
 }
 
-/** The triples of a frame of messages. */
-function messagesOf(body: unknown, count: number): readonly unknown[] {
-  if (Array.isArray(body) && body.length === 3 * count) return body
-  throw new BadFrame(`its body does not hold ${count} messages`)
+const LOG_READY_DEADLINE_MS = 10_000
+const MACHINE: Address = { stream: Stream.machine, target: '' }
+const PRIMARY: Address = { stream: Stream.primary, target: '' }
+const ASK_EVERYONE: Address = { stream: Stream.everyone, target: '', internal: true }
+
+function logNeedsEveryone(topic: string, to: string): SharedStateError {
+  return new SharedStateError(
+    'ERR_AS_ONE_OPTIONS',
+    `'${topic}' is a log topic and goes to everyone, got to: ${show(to)}; use another topic`,
+  )
 }
 
-function isThenable(value: unknown): value is PromiseLike<unknown> {
-  return (
-    typeof value === 'object' && value !== null && typeof (value as { then?: unknown }).then === 'function'
-  )
+function lazily<T>(make: () => T): () => T {
+  let made: T | undefined
+  return () => {
+    made ??= make()
+    return made
+  }
 }

@@ -3,10 +3,14 @@ import { Socket } from 'node:net'
 import { isMainThread } from 'node:worker_threads'
 import { channels } from '../core/channels.ts'
 import { messageOf, SharedStateError } from '../core/errors.ts'
-import { BadFrame, decodeControl, encodeControl, FrameReader, Kind, kindOf } from './frame.ts'
+import { BadFrame, decodeControl, encodeControl, FrameReader, Kind, kindOf, receiptOf } from './frame.ts'
 import type { Hub, HubPort, HubSeat, Receipt } from './hub.ts'
 import { readCacheNews } from './invalidations.ts'
+import { createLane, type Overflow } from './lane.ts'
+import { type AppendRequest, LOG_ID, readLogPage } from './log-desk.ts'
 import { type MemberRecord, readMemberRecords } from './members.ts'
+import { readPositions } from './positions.ts'
+import { isTopic } from './topics.ts'
 
 /**
  * The extra socketpair between a worker and its primary. Cluster IPC carries control only: bus traffic on it would stand
@@ -15,8 +19,8 @@ import { type MemberRecord, readMemberRecords } from './members.ts'
 export const CHANNEL_FD = 4
 const ANNOUNCEMENT = 'AS_ONE_CHANNEL'
 
-/** A stuck reader costs the writer at most this much memory; frames beyond it are dropped and reported. */
-const MAX_UNREAD_BYTES = 8 << 20
+/** What a worker may ask its primary to keep for it. */
+const MAX_QUEUE_BYTES = 64 << 20
 /** A primary that has announced a channel and does not answer on it for this long is not going to. */
 const WELCOME_DEADLINE_MS = 2_000
 
@@ -100,10 +104,18 @@ export function joinOverChannel(
   { socket, announcement }: { socket: Socket; announcement: Announcement },
   member: MemberRecord,
   port: HubPort,
-  onLost: (reason: string) => void,
+  onLost: (reason: string, hub: string | undefined) => void,
+  queue: { queueBytes?: number; overflow?: Overflow } = {},
 ): Promise<HubSeat> {
   return new Promise((resolve, reject) => {
     const reader = new FrameReader()
+    const lane = createLane(socket, {
+      end: 'worker',
+      onDrop(frame) {
+        if (receiptOf(frame) !== 0) port.receipt(receiptOf(frame), { local: 0, remote: 'dropped' })
+      },
+    })
+    let hub: string | undefined
     let joined = false
     let leaving = false
     let over = false
@@ -113,7 +125,7 @@ export function joinOverChannel(
       clearTimeout(timer)
       socket.destroy()
       if (leaving) return
-      if (joined) onLost(reason)
+      if (joined) onLost(reason, hub)
       else reject(new SharedStateError('ERR_AS_ONE_CHANNEL', `the primary's hub cannot be used: ${reason}`))
     }
     const leave = (): Promise<void> => {
@@ -126,7 +138,7 @@ export function joinOverChannel(
         const stuck = setTimeout(() => socket.destroy(), LEAVE_DEADLINE_MS)
         socket.once('close', gone)
         if (socket.destroyed) gone()
-        else socket.end()
+        else lane.end()
       })
     }
     const timer = setTimeout(() => end(`no answer in ${WELCOME_DEADLINE_MS} ms`), WELCOME_DEADLINE_MS)
@@ -140,10 +152,17 @@ export function joinOverChannel(
             if (kindOf(frame) !== Kind.welcome || value?.nonce !== announcement.nonce)
               return end('it answered the hello with something else')
             joined = true
+            hub = typeof value.hub === 'string' ? value.hub : undefined
             clearTimeout(timer)
             resolve({
-              send: (sent) => writeBounded(socket, sent, 'worker'),
-              track: (everyMs) => void writeOnce(socket, encodeControl(Kind.track, { everyMs })),
+              send(sent) {
+                lane.push(sent)
+                return true // what is dropped has been reported by onDrop
+              },
+              note: (positions) => lane.write(encodeControl(Kind.positions, positions)),
+              append: (request) => lane.offer(encodeControl(Kind.append, request)),
+              replay: (request) => lane.write(encodeControl(Kind.replay, request)),
+              track: (everyMs) => lane.write(encodeControl(Kind.track, { everyMs })),
               leave,
             })
           } else if (!over) hand(frame, port)
@@ -152,7 +171,7 @@ export function joinOverChannel(
         end(messageOf(error))
       }
     })
-    socket.write(encodeControl(Kind.hello, { ...announcement, redis: undefined, member }))
+    socket.write(encodeControl(Kind.hello, { ...announcement, redis: undefined, member, ...queue }))
   })
 }
 
@@ -166,7 +185,13 @@ function hand(frame: Buffer, port: HubPort): void {
   if (kind === Kind.refuse) throw new BadFrame(`refused: ${String(value?.reason)}`)
   if (value === undefined) throw new BadFrame(`a frame of kind ${kind} without content`)
   if (kind === Kind.members) port.members(readMemberRecords(value.members))
-  else if (kind === Kind.remote) port.remote(value.up === true)
+  else if (kind === Kind.remote)
+    port.remote(value.up === true, typeof value.reason === 'string' ? value.reason : undefined)
+  else if (kind === Kind.positions) port.positions(readPositions(value))
+  else if (kind === Kind.log || kind === Kind.page) {
+    const page = readLogPage(value)
+    if (page) port.log(page, () => frame)
+  }
   else if (kind === Kind.cache) {
     const news = readCacheNews(value)
     if (news) port.cacheNews(news, () => frame)
@@ -209,14 +234,35 @@ export function serveChannel(socket: Socket, hub: Hub, expected: Announcement): 
 }
 
 function take(seat: HubSeat, frame: Buffer): void {
-  if (kindOf(frame) === Kind.messages) {
+  const kind = kindOf(frame)
+  if (kind === Kind.messages) {
     seat.send(frame)
     return
   }
-  const everyMs = kindOf(frame) === Kind.track ? decodeControl(frame)?.everyMs : undefined
-  if (typeof everyMs !== 'number')
-    throw new BadFrame(`a worker does not send frames of kind ${kindOf(frame)}`)
-  seat.track(everyMs)
+  const value = decodeControl(frame)
+  if (value === undefined) throw new BadFrame(`a frame of kind ${kind} without content`)
+  if (kind === Kind.track && typeof value.everyMs === 'number') seat.track(value.everyMs)
+  else if (kind === Kind.positions) seat.note(readPositions(value))
+  else if (kind === Kind.append && isAppend(value)) seat.append(value)
+  else if (kind === Kind.replay && isTopic(value.topic) && isLogId(value.from))
+    seat.replay({ topic: value.topic, from: value.from })
+  else throw new BadFrame(`a worker does not send frames of kind ${kind}`)
+}
+
+function isLogId(from: unknown): from is string | undefined {
+  return from === undefined || (typeof from === 'string' && LOG_ID.test(from))
+}
+
+function isAppend(value: unknown): value is AppendRequest {
+  const { topic, publisher, maxLen, receipt, first, entries } = value as Record<keyof AppendRequest, unknown>
+  const numbers = [maxLen, receipt, first]
+  return (
+    isTopic(topic) &&
+    typeof publisher === 'string' &&
+    numbers.every(Number.isSafeInteger) &&
+    Array.isArray(entries) &&
+    entries.every((entry) => typeof entry === 'string')
+  )
 }
 
 function welcome(socket: Socket, hub: Hub, frame: Buffer, expected: Announcement): HubSeat {
@@ -227,50 +273,33 @@ function welcome(socket: Socket, hub: Hub, frame: Buffer, expected: Announcement
     throw new BadFrame('another namespace or Redis')
   const [member] = readMemberRecords([hello.member])
   if (!member) throw new BadFrame('the hello names no member')
-  socket.write(encodeControl(Kind.welcome, { nonce: expected.nonce }))
-  /** For a worker too far behind: of what replaces itself, only the last is kept until it reads again. */
-  const late = new Map<number, Buffer>()
-  const tell = (kind: number, value: unknown): void => {
-    const sent = encodeControl(kind, value)
-    late.delete(kind)
-    if (socket.writableLength > MAX_UNREAD_BYTES) late.set(kind, sent)
-    else writeOnce(socket, sent)
-  }
-  socket.on('drain', () => {
-    for (const sent of late.values()) writeOnce(socket, sent)
-    late.clear()
-  })
+  const lane = createLane(socket, { end: 'primary', ...queueOf(hello) })
+  socket.write(encodeControl(Kind.welcome, { nonce: expected.nonce, hub: hub.id }))
   return hub.join(
     { ...member, index: expected.index },
     {
-      deliver: (sent) => writeBounded(socket, sent, 'primary'),
-      members: (members) => tell(Kind.members, { members }),
-      remote: (up) => tell(Kind.remote, { up }),
-      receipt: (id, receipt) => writeOnce(socket, encodeControl(Kind.receipt, { id, receipt })),
-      cacheNews: (_news, newsFrame) => writeBounded(socket, newsFrame(), 'primary'),
+      id: member.id,
+      deliver: lane.push,
+      members: (members) => lane.tell(Kind.members, { members }),
+      remote: (up, reason) => lane.tell(Kind.remote, { up, reason }),
+      receipt: (id, receipt) => lane.write(encodeControl(Kind.receipt, { id, receipt })),
+      positions: (positions) => lane.write(encodeControl(Kind.positions, positions)),
+      log: (_page, frame) => void lane.offer(frame()),
+      cacheNews: (_news, newsFrame) => lane.offer(newsFrame()),
     },
   )
 }
 
-/** False when the reader is so far behind that the frame was dropped. */
-function writeBounded(socket: Socket, frame: Buffer, end: 'primary' | 'worker'): boolean {
-  if (socket.writableLength > MAX_UNREAD_BYTES) {
-    if (channels.bus.hasSubscribers)
-      channels.bus.publish({ event: 'channel-overflow', end, bytes: frame.length })
-    return false
+/** What the worker wants kept for it while it does not read; it is the primary's memory, so there is a limit. */
+function queueOf({ queueBytes, overflow }: Readonly<Record<string, unknown>>): {
+  maxBytes?: number
+  overflow?: Overflow
+} {
+  const isSize = typeof queueBytes === 'number' && queueBytes > 0
+  return {
+    ...(isSize ? { maxBytes: Math.min(queueBytes, MAX_QUEUE_BYTES) } : {}),
+    ...(overflow === 'drop-newest' ? { overflow } : {}),
   }
-  return writeOnce(socket, frame)
-}
-
-/** One write to the kernel per tick. */
-function writeOnce(socket: Socket, frame: Buffer): boolean {
-  if (socket.writableEnded || socket.destroyed) return false
-  if (socket.writableCorked === 0) {
-    socket.cork()
-    process.nextTick(() => socket.uncork())
-  }
-  socket.write(frame)
-  return true
 }
 
 function sameText(a: string, b: string): boolean {

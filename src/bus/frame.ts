@@ -1,3 +1,5 @@
+import { parseSafely } from '../core/json.ts'
+
 /**
  * The wire format, the same on the channel between primary and worker and in a Redis message, which holds one or more
  * frames behind each other.
@@ -7,16 +9,19 @@
  * | 0  | u32 | bytes that follow this field |
  * | 4  | u8  | version |
  * | 5  | u8  | kind |
- * | 6  | u16 | reserved, 0 |
+ * | 6  | u8  | `messages`: stream, see `Stream` |
+ * | 7  | u8  | `messages`: 1 for questions and answers of `gather`, 0 otherwise |
  * | 8  | u32 | `messages`: receipt wanted under this number, 0 for none |
  * | 12 | u32 | `messages`: how many |
  * | 16 | 8 B | `messages`: hub of the publisher, written by that hub |
  * | 24 | 8 B | `messages`: publisher |
  * | 32 | f64 | `messages`: sequence number of the first one |
  * | 40 | f64 | `messages`: sent at, ms since the epoch by the publisher's clock |
- * | 48 | …   | `messages`: UTF-8 JSON `[topic, encoding, payload, …]` |
+ * | 48 | 8 B | `messages`: receiver in the stream `direct`, 0 otherwise |
+ * | 56 | …   | `messages`: UTF-8 JSON `[topic, encoding, payload, …]` |
  *
- * Every other kind has UTF-8 JSON from offset 8 on.
+ * Every other kind has UTF-8 JSON from offset 8 on. The first 56 bytes of `messages` mean the same in every version, so
+ * that a release which cannot read the rest can still tell which messages it has missed.
  */
 export const FRAME_VERSION = 1
 export const MAX_FRAME_BYTES: number = 16 << 20
@@ -33,12 +38,28 @@ export const Kind = {
   who: 9 as number,
   cache: 10 as number,
   track: 11 as number,
+  positions: 12 as number,
+  append: 13 as number,
+  log: 14 as number,
+  replay: 15 as number,
+  page: 16 as number,
 }
-const LAST_KIND = 11
+const LAST_KIND = 16
+
+/** Whom a frame of messages is for. Each publisher numbers the messages of each stream from 1 on, without holes. */
+export const Stream = {
+  everyone: 0 as number,
+  machine: 1 as number,
+  direct: 2 as number,
+  primary: 3 as number,
+}
+const LAST_STREAM = 3
 
 const CONTROL_HEADER_BYTES = 8
-export const MESSAGES_HEADER_BYTES = 48
+export const MESSAGES_HEADER_BYTES = 56
 const HUB_OFFSET = 16
+const PUBLISHER_OFFSET = 24
+const TARGET_OFFSET = 48
 
 /** Ids of hubs and members: 8 random bytes, as hex outside of frames. A new one for every incarnation. */
 export const ID_BYTES = 8
@@ -50,6 +71,9 @@ export interface MessagesHeader {
   readonly publisher: string
   readonly firstSequence: number
   readonly sentAt: number
+  readonly stream: number
+  /** Member id, in the stream `direct`. */
+  readonly target: string
 }
 
 /** A frame of messages; `body` is the JSON array's text. */
@@ -61,18 +85,29 @@ export function encodeMessages(
     publisher,
     firstSequence,
     sentAt,
-  }: Omit<MessagesHeader, 'hub' | 'publisher'> & { publisher: Buffer },
+    stream = Stream.everyone,
+    target = '',
+    internal = false,
+  }: Omit<MessagesHeader, 'hub' | 'publisher' | 'stream' | 'target'> & {
+    publisher: Buffer
+    stream?: number
+    target?: string
+    internal?: boolean
+  },
 ): Buffer {
   const bodyBytes = Buffer.byteLength(body)
   const frame = Buffer.allocUnsafe(MESSAGES_HEADER_BYTES + bodyBytes)
   frame.writeUInt32LE(frame.length - 4, 0)
-  frame.writeUInt32LE(FRAME_VERSION | (Kind.messages << 8), 4)
+  frame.writeUInt32LE(FRAME_VERSION | (Kind.messages << 8) | (stream << 16), 4)
+  frame.writeUInt8(internal ? 1 : 0, 7)
   frame.writeUInt32LE(receipt, 8)
   frame.writeUInt32LE(count, 12)
   frame.fill(0, HUB_OFFSET, HUB_OFFSET + ID_BYTES)
-  publisher.copy(frame, 24)
+  publisher.copy(frame, PUBLISHER_OFFSET)
   frame.writeDoubleLE(firstSequence, 32)
   frame.writeDoubleLE(sentAt, 40)
+  frame.fill(0, TARGET_OFFSET, TARGET_OFFSET + ID_BYTES)
+  if (target !== '') frame.write(target, TARGET_OFFSET, 'hex')
   frame.write(body, MESSAGES_HEADER_BYTES)
   return frame
 }
@@ -95,10 +130,46 @@ export function readMessagesHeader(frame: Buffer): MessagesHeader {
     receipt: frame.readUInt32LE(8),
     count: frame.readUInt32LE(12),
     hub: frame.toString('hex', HUB_OFFSET, HUB_OFFSET + ID_BYTES),
-    publisher: frame.toString('hex', 24, 24 + ID_BYTES),
+    publisher: frame.toString('hex', PUBLISHER_OFFSET, PUBLISHER_OFFSET + ID_BYTES),
     firstSequence: frame.readDoubleLE(32),
     sentAt: frame.readDoubleLE(40),
+    stream: frame.readUInt8(6),
+    target: targetOf(frame),
   }
+}
+
+export function streamOf(frame: Buffer): number {
+  return frame.readUInt8(6)
+}
+
+export function isInternal(frame: Buffer): boolean {
+  return frame.readUInt8(7) === 1
+}
+
+export function targetOf(frame: Buffer): string {
+  return frame.toString('hex', TARGET_OFFSET, TARGET_OFFSET + ID_BYTES)
+}
+
+/** Names one publisher's one stream: `P`, `P:m`, `P:p`, or `P>T` for what is meant for T alone. */
+export function streamKey(publisher: string, stream: number, target: string): string {
+  if (stream === Stream.everyone) return publisher
+  if (stream === Stream.direct) return `${publisher}>${target}`
+  return `${publisher}:${stream === Stream.machine ? 'm' : 'p'}`
+}
+
+export function streamKeyOf(frame: Buffer): string {
+  const publisher = frame.toString('hex', PUBLISHER_OFFSET, PUBLISHER_OFFSET + ID_BYTES)
+  const stream = streamOf(frame)
+  return stream === Stream.everyone ? publisher : streamKey(publisher, stream, targetOf(frame))
+}
+
+export function publisherOf(streamKey: string): string {
+  return streamKey.slice(0, 2 * ID_BYTES)
+}
+
+/** Sequence number of the last message in a frame of messages. */
+export function lastSequenceOf(frame: Buffer): number {
+  return frame.readDoubleLE(32) + frame.readUInt32LE(12) - 1
 }
 
 /** The JSON text of a frame of messages. */
@@ -118,7 +189,7 @@ export function encodeControl(kind: number, value: unknown): Buffer {
 /** The value of a control frame, undefined when it is no JSON object. */
 export function decodeControl(frame: Buffer): Readonly<Record<string, unknown>> | undefined {
   try {
-    const value: unknown = JSON.parse(frame.toString('utf8', CONTROL_HEADER_BYTES))
+    const value = parseSafely(frame.toString('utf8', CONTROL_HEADER_BYTES))
     return typeof value === 'object' && value !== null ? (value as Record<string, unknown>) : undefined
   } catch {
     return undefined // whoever sent this does not speak our protocol; the caller says what follows
@@ -182,8 +253,11 @@ export class FrameReader {
   }
 }
 
-/** All frames of one Redis message. */
-export function framesOf(message: Buffer): readonly Buffer[] {
+/** All frames of one Redis message; `onOther` gets those of another release, whose numbers alone can be read. */
+export function framesOf(
+  message: Buffer,
+  onOther?: (version: number, messages: Buffer | undefined) => void,
+): readonly Buffer[] {
   const frames: Buffer[] = []
   let offset = 0
   while (offset < message.length) {
@@ -194,9 +268,14 @@ export function framesOf(message: Buffer): readonly Buffer[] {
     const frame = message.subarray(offset, end)
     if (frame.length < CONTROL_HEADER_BYTES)
       throw new BadFrame(`a frame of ${frame.length} bytes is too short`)
+    offset = end
+    if (onOther && frame.readUInt8(4) !== FRAME_VERSION) {
+      const readable = kindOf(frame) === Kind.messages && frame.length >= MESSAGES_HEADER_BYTES
+      onOther(frame.readUInt8(4), readable ? frame : undefined)
+      continue
+    }
     checkFrame(frame)
     frames.push(frame)
-    offset = end
   }
   return frames
 }
@@ -209,4 +288,6 @@ function checkFrame(frame: Buffer): void {
   if (kind < 1 || kind > LAST_KIND) throw new BadFrame(`unknown frame kind ${kind}`)
   if (kind === Kind.messages && frame.length < MESSAGES_HEADER_BYTES)
     throw new BadFrame('a frame of messages is too short')
+  if (kind === Kind.messages && streamOf(frame) > LAST_STREAM)
+    throw new BadFrame(`unknown stream ${streamOf(frame)}`)
 }

@@ -1,4 +1,4 @@
-export type { Bus, BusEvents, MessageHandler, MessageMeta, PublishOptions, Subscription } from './bus.ts'
+export type { Bus, BusEvents, PublishOptions, Subscription } from './bus.ts'
 export { createBus, type MachineBus } from './bus.ts'
 export {
   type Announcement,
@@ -7,7 +7,13 @@ export {
   openAnnouncedChannel,
   serveChannel,
 } from './channel.ts'
+export type { AnswerHandler, Gathered, GatherOptions, MissingReason } from './gather.ts'
 export type { Hub, Receipt } from './hub.ts'
 export { holdHub } from './hubs.ts'
+export type { Overflow } from './lane.ts'
 export type { Member } from './members.ts'
+export type { BusOptions, TopicOptions } from './options.ts'
+export type { Gap, GapCause } from './positions.ts'
+export type { MessageHandler, MessageMeta } from './receiver.ts'
+export type { TypedBus } from './typed.ts'
 export type { Invalidations, InvalidationWatcher } from './watchers.ts'

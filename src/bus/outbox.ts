@@ -1,7 +1,7 @@
 import type { Redis } from 'ioredis'
 import { channels } from '../core/channels.ts'
 import { messageOf } from '../core/errors.ts'
-import type { RedisConnection } from '../redis/client.ts'
+import type { RedisClient, RedisConnection } from '../redis/client.ts'
 
 export type RemoteOutcome = 'sent' | 'queued' | 'dropped'
 
@@ -28,7 +28,17 @@ export interface Outbox {
   drain(deadlineMs: number): Promise<void>
 }
 
-export function createOutbox(connection: RedisConnection, channel: string): Outbox {
+export type SendBatch = (client: RedisClient, frames: readonly Buffer[]) => Promise<unknown>
+
+/** All frames in one PUBLISH, on Cluster to the shard of the channel's slot. */
+export function publishOn(channel: string): SendBatch {
+  return (client, frames) => {
+    const message = frames.length === 1 ? (frames[0] as Buffer) : Buffer.concat(frames)
+    return 'nodes' in client ? client.spublish(channel, message) : (client as Redis).publish(channel, message)
+  }
+}
+
+export function createOutbox(connection: RedisConnection, sendBatch: SendBatch): Outbox {
   let queue: Entry[] = []
   /** Entries whose publisher has not been told an outcome. */
   const untold = new Set<Entry>()
@@ -56,12 +66,9 @@ export function createOutbox(connection: RedisConnection, channel: string): Outb
       return
     }
     const batch = takeBatch()
-    const message =
-      batch.length === 1 ? (batch[0] as Entry).frame : Buffer.concat(batch.map((entry) => entry.frame))
     sending = true
-    const published =
-      'nodes' in client ? client.spublish(channel, message) : (client as Redis).publish(channel, message)
-    published.then(
+    const frames = batch.map((entry) => entry.frame)
+    sendBatch(client, frames).then(
       () => {
         sending = false
         for (const entry of batch) tell(entry, 'sent')

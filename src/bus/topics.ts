@@ -5,11 +5,17 @@ const MAX_TOPIC_LENGTH = 256
 /** Topics whose receivers are remembered; a client that can choose topics cannot make this grow. */
 const MAX_REMEMBERED = 1_000
 
+export const TOPIC_FORM: string = `1 to ${MAX_TOPIC_LENGTH} characters without '*'`
+
+export function isTopic(topic: unknown): topic is string {
+  return (
+    typeof topic === 'string' && topic !== '' && topic.length <= MAX_TOPIC_LENGTH && !topic.includes('*')
+  )
+}
+
 /** @throws SharedStateError `ERR_AS_ONE_OPTIONS` */
 export function checkTopic(topic: unknown): asserts topic is string {
-  if (typeof topic === 'string' && topic !== '' && topic.length <= MAX_TOPIC_LENGTH && !topic.includes('*'))
-    return
-  throw topicError('topic', topic, `1 to ${MAX_TOPIC_LENGTH} characters without '*'`)
+  if (!isTopic(topic)) throw topicError('topic', topic, TOPIC_FORM)
 }
 
 /** Which of its values belong to a topic; patterns match whole segments between dots. */

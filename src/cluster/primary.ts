@@ -2,7 +2,15 @@ import cluster from 'node:cluster'
 import { randomBytes } from 'node:crypto'
 import type { EventEmitter } from 'node:events'
 import { pathToFileURL } from 'node:url'
-import { type Announcement, announcementEnv, type Hub, holdHub, serveChannel } from '../bus/index.ts'
+import {
+  type Announcement,
+  announcementEnv,
+  createBus,
+  type Hub,
+  holdHub,
+  type MessageHandler,
+  serveChannel,
+} from '../bus/index.ts'
 import { type Closing, createClosing, processClosing } from '../core/closing.ts'
 import { messageOf, SharedStateError } from '../core/errors.ts'
 import { createKeys } from '../core/keys.ts'
@@ -57,6 +65,12 @@ export interface PrimaryHandle {
   restart(): Promise<void>
   /** Drains all workers, stops the managed local Redis, takes the signal handlers back. Idempotent. */
   stop(): Promise<void>
+  /**
+   * Receives what workers of this machine `publish` with `to: 'primary'`. Returns the function that ends it.
+   *
+   * @throws SharedStateError `ERR_AS_ONE_OPTIONS` for a malformed topic
+   */
+  subscribe<Payload = unknown>(topicOrPattern: string, handler: MessageHandler<Payload>): () => void
   /** Returns the function that ends it. */
   on<Event extends keyof SupervisorEvents>(
     event: Event,
@@ -223,7 +237,12 @@ export async function startPrimary(
       },
     })
     closing.add(putIntoWords(supervisor.events))
-    handle = handleOf(options, source, supervisor, { reload, restart, stop, healthPort: health?.port })
+    const bus = createBus({ keys: createKeys(options.namespace), source }) // joins at the first subscribe()
+    closing.add(() => bus.close())
+    const subscribe: PrimaryHandle['subscribe'] = (topic, handler) =>
+      bus.onPrimary(topic, handler as MessageHandler)
+    const verbs = { reload, restart, stop, subscribe }
+    handle = handleOf(options, source, supervisor, { ...verbs, healthPort: health?.port })
     hooks.onStarting?.(handle)
     await supervisor.start()
     return handle
@@ -327,7 +346,7 @@ function handleOf(
   {
     healthPort,
     ...verbs
-  }: Pick<PrimaryHandle, 'reload' | 'restart' | 'stop'> & { healthPort: number | undefined },
+  }: Pick<PrimaryHandle, 'reload' | 'restart' | 'stop' | 'subscribe'> & { healthPort: number | undefined },
 ): PrimaryHandle {
   const events = supervisor.events as EventEmitter
   return {

@@ -19,6 +19,7 @@ import {
 import { createHub, type Hub, type HubPort, type HubSeat } from '../../src/bus/hub.ts'
 import { type Bus, createBus } from '../../src/bus/index.ts'
 import type { MemberRecord } from '../../src/bus/members.ts'
+import type { Positions } from '../../src/bus/positions.ts'
 import { channels } from '../../src/core/channels.ts'
 import { createKeys } from '../../src/core/keys.ts'
 import { createRedisSource } from '../../src/redis/source.ts'
@@ -27,7 +28,7 @@ import { sharedRedis, startRedis, testNamespace } from '../helpers/redis.ts'
 import { startProxy } from '../helpers/tcp-proxy.ts'
 import { until } from '../helpers/until.ts'
 import { listen } from '../suites/bus-suite.ts'
-import { announce, announcement, framesFrom, messages, socketPair } from './channel-pair.ts'
+import { announce, announcement, framesFrom, messageAt, messages, socketPair } from './channel-pair.ts'
 
 const member: MemberRecord = { id: 'a'.repeat(16), machine: 'm', pid: 1, index: undefined }
 const hello = (over: object = {}): Buffer => encodeControl(Kind.hello, { ...announcement, member, ...over })
@@ -67,6 +68,7 @@ function notePort(): { port: HubPort; heard: unknown[] } {
     members: (list: readonly MemberRecord[]) => heard.push({ members: list.map(({ id }) => id) }),
     remote: (up: boolean) => heard.push({ remote: up }),
     receipt: (id: number, receipt: unknown) => heard.push({ id, receipt }),
+    positions: (positions: Positions) => heard.push({ positions }),
   }
   return { port: port as unknown as HubPort, heard }
 }
@@ -257,45 +259,60 @@ test('a worker gives up after 2 s of silence', async () => {
   expect(performance.now() - startedAt).toBeLessThan(3_000)
 })
 
-test('a worker that does not read costs its primary 8 MiB and no more, and is then told the latest', async () => {
-  const { hub, joined } = noteHub()
-  const { worker, primary } = await socketPair()
-  serveChannel(primary, hub, announcement)
-  const { port, heard } = notePort()
-  await join(worker, port)
-  let overflows = 0
-  const onBus = (event: unknown): void =>
-    void ((event as { event: string }).event === 'channel-overflow' && overflows++)
-  channels.bus.subscribe(onBus)
-  onTestFinished(() => void channels.bus.unsubscribe(onBus))
-  worker.pause()
-  const { port: toWorker } = joined[0]!
-  let taken = 0
-  for (let at = 0; at < 400; at++) if (toWorker.deliver(messages(at, 'x'.repeat(100_000)))) taken++
-  for (let at = 0; at < 1_000; at++) {
-    toWorker.members(
-      Array.from({ length: 50 }, (_, each) => ({
-        ...member,
-        id: (at * 50 + each).toString(16).padStart(16, '0'),
-      })),
-    )
-    toWorker.remote(at % 2 === 0)
-  }
-  expect(primary.writableLength).toBeLessThan((8 << 20) + 200_000)
-  expect(overflows).toBe(400 - taken)
-  expect(overflows).toBeGreaterThan(200)
-  worker.resume()
-  const bodies = (): string[] => heard.filter((one) => typeof one === 'string')
-  await until(() => heard.some((one) => JSON.stringify(one) === '{"remote":false}'), {
-    what: 'the latest word',
-  })
-  expect(bodies()).toHaveLength(taken)
-  expect(bodies().map((body) => (JSON.parse(body) as unknown[])[2])).toEqual(
-    Array.from({ length: taken }, (_, at) => at),
-  )
-  const last = heard.filter((one) => typeof one === 'object' && one !== null && 'members' in one).at(-1)
-  expect((last as { members: string[] }).members.at(-1)).toBe((999 * 50 + 49).toString(16).padStart(16, '0'))
-})
+test.each(['drop-oldest', 'drop-newest'] as const)(
+  'a worker that does not read costs its primary its limit and no more, and is then told what it has missed (%s)',
+  async (overflow) => {
+    const { hub, joined } = noteHub()
+    const { worker, primary } = await socketPair()
+    serveChannel(primary, hub, announcement)
+    const { port, heard } = notePort()
+    await joinOverChannel({ socket: worker, announcement }, member, port, () => {}, {
+      queueBytes: 4 << 20,
+      overflow,
+    })
+    let overflows = 0
+    const onBus = (event: unknown): void =>
+      void ((event as { event: string }).event === 'channel-overflow' && overflows++)
+    channels.bus.subscribe(onBus)
+    onTestFinished(() => void channels.bus.unsubscribe(onBus))
+    worker.pause()
+    const { port: toWorker } = joined[0]!
+    const count = 400
+    const before = process.memoryUsage().arrayBuffers
+    for (let at = 1; at <= count; at++) toWorker.deliver(messageAt(at, 'x'.repeat(100_000)))
+    for (let at = 0; at < 1_000; at++) {
+      toWorker.members([{ ...member, id: at.toString(16).padStart(16, '0') }])
+      toWorker.remote(at % 2 === 0)
+    }
+    expect(primary.writableLength).toBeLessThan((4 << 20) + 200_000)
+    expect(process.memoryUsage().arrayBuffers - before).toBeLessThan(40 << 20) // 40 MB were delivered, garbage included
+    expect(overflows).toBeGreaterThan(200)
+    worker.resume()
+    await until(() => heard.some((one) => JSON.stringify(one) === '{"remote":false}'), {
+      what: 'the latest word',
+    })
+    // What arrives and what is reported is everything, in order, and nothing twice.
+    let last = 0
+    let received = 0
+    let reported = 0
+    for (const one of heard) {
+      if (typeof one === 'string') {
+        expect((JSON.parse(one) as unknown[])[2]).toBe(last + 1)
+        last += 1
+        received += 1
+      } else if ('positions' in (one as object)) {
+        const { at, cause } = (one as { positions: Positions }).positions
+        expect(cause).toBe('overflow')
+        const reached = at[0]![1]
+        reported += reached - last
+        last = reached
+      }
+    }
+    expect({ last, all: received + reported, reported }).toEqual({ last: count, all: count, reported: overflows })
+    const members = heard.filter((one) => typeof one === 'object' && one !== null && 'members' in one).at(-1)
+    expect((members as { members: string[] }).members).toEqual([(999).toString(16).padStart(16, '0')])
+  },
+)
 
 test('the channel is for the bus with the same namespace and Redis, and only once', async () => {
   const { worker } = await socketPair()

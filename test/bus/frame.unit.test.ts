@@ -16,6 +16,7 @@ import {
   messagesBody,
   readMessagesHeader,
   receiptOf,
+  Stream,
   stampHub,
 } from '../../src/bus/frame.ts'
 import { fcParams } from '../helpers/random.ts'
@@ -46,6 +47,8 @@ test('a frame of messages carries its header and body', () => {
         ...head,
         publisher: head.publisher.toString('hex'),
         hub: '0'.repeat(16),
+        stream: Stream.everyone,
+        target: '0'.repeat(16),
       })
       stampHub(frame, hub)
       expect(isFromHub(frame, hub)).toBe(true)

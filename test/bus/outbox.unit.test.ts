@@ -1,6 +1,6 @@
 import { setImmediate as nextTurn } from 'node:timers/promises'
 import { expect, test } from 'vitest'
-import { createOutbox } from '../../src/bus/outbox.ts'
+import { createOutbox, publishOn } from '../../src/bus/outbox.ts'
 import type { RedisConnection } from '../../src/redis/client.ts'
 import { until } from '../helpers/until.ts'
 
@@ -34,7 +34,7 @@ const frame = (text: string): Buffer => Buffer.from(text)
 
 test('all of a tick in one PUBLISH, and never two at once', async () => {
   const { connection, published } = fakeConnection()
-  const outbox = createOutbox(connection, 'channel')
+  const outbox = createOutbox(connection, publishOn('channel'))
   const told: string[] = []
   for (const text of ['a', 'b', 'c']) outbox.add(frame(text), (outcome) => told.push(`${text} ${outcome}`))
   await until(() => published.length === 1, { what: 'a PUBLISH' })
@@ -53,7 +53,7 @@ test('all of a tick in one PUBLISH, and never two at once', async () => {
 
 test('one that failed is sent again before what came after it, and its publisher is told once', async () => {
   const { connection, published } = fakeConnection()
-  const outbox = createOutbox(connection, 'channel')
+  const outbox = createOutbox(connection, publishOn('channel'))
   const told: string[] = []
   outbox.add(frame('a'), (outcome) => told.push(`a ${outcome}`))
   await until(() => published.length === 1, { what: 'a PUBLISH' })
@@ -71,7 +71,7 @@ test.each(['NOPERM no', 'NOAUTH who', 'ERR unknown command'])(
   '%j is for good: dropped, and the next goes on',
   async (reason) => {
     const { connection, published } = fakeConnection()
-    const outbox = createOutbox(connection, 'channel')
+    const outbox = createOutbox(connection, publishOn('channel'))
     const told: string[] = []
     outbox.add(frame('a'), (outcome) => told.push(`a ${outcome}`))
     await until(() => published.length === 1, { what: 'a PUBLISH' })
@@ -88,7 +88,7 @@ test.each(['NOPERM no', 'NOAUTH who', 'ERR unknown command'])(
 test('without a connection things wait, up to 8 MiB, and the oldest go first', async () => {
   const fake = fakeConnection()
   fake.up = false
-  const outbox = createOutbox(fake.connection, 'channel')
+  const outbox = createOutbox(fake.connection, publishOn('channel'))
   const told: string[] = []
   const big = 'x'.repeat(1 << 20)
   for (let at = 0; at < 10; at++) outbox.add(frame(`${at}${big}`), (outcome) => told.push(`${at} ${outcome}`))
@@ -106,7 +106,7 @@ test('without a connection things wait, up to 8 MiB, and the oldest go first', a
 
 test('drain: at once when there is nothing, when all has been sent, or at its deadline', async () => {
   const { connection, published } = fakeConnection()
-  const outbox = createOutbox(connection, 'channel')
+  const outbox = createOutbox(connection, publishOn('channel'))
   await outbox.drain(10_000)
   outbox.add(frame('a'))
   let drained = 0
