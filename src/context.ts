@@ -1,4 +1,10 @@
-import { announcedChannel, type BusOptions, createBus, type Invalidations, type MachineBus } from './bus/index.ts'
+import {
+  announcedChannel,
+  type BusOptions,
+  createBus,
+  type Invalidations,
+  type MachineBus,
+} from './bus/index.ts'
 import { appName } from './core/app-name.ts'
 import { type Closing, createClosing, processClosing } from './core/closing.ts'
 import { createKeys, isNamespace, type Keys, NAMESPACE_FORM } from './core/keys.ts'

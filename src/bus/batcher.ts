@@ -128,9 +128,7 @@ export function createBatcher({
 }
 
 function isSame(a: Address | undefined, b: Address | undefined): boolean {
-  return (
-    a === b || (a?.stream === b?.stream && a?.target === b?.target && a?.internal === b?.internal)
-  )
+  return a === b || (a?.stream === b?.stream && a?.target === b?.target && a?.internal === b?.internal)
 }
 
 /** @throws SharedStateError `ERR_AS_ONE_PAYLOAD` */

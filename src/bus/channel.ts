@@ -191,8 +191,7 @@ function hand(frame: Buffer, port: HubPort): void {
   else if (kind === Kind.log || kind === Kind.page) {
     const page = readLogPage(value)
     if (page) port.log(page, () => frame)
-  }
-  else if (kind === Kind.cache) {
+  } else if (kind === Kind.cache) {
     const news = readCacheNews(value)
     if (news) port.cacheNews(news, () => frame)
   } else if (kind === Kind.receipt) port.receipt(Number(value.id), value.receipt as Receipt)

@@ -121,6 +121,10 @@ export function isFromHub(frame: Buffer, hub: Buffer): boolean {
   return hub.compare(frame, HUB_OFFSET, HUB_OFFSET + ID_BYTES) === 0
 }
 
+export function hubOf(frame: Buffer): string {
+  return frame.toString('hex', HUB_OFFSET, HUB_OFFSET + ID_BYTES)
+}
+
 export function receiptOf(frame: Buffer): number {
   return frame.readUInt32LE(8)
 }
@@ -129,7 +133,7 @@ export function readMessagesHeader(frame: Buffer): MessagesHeader {
   return {
     receipt: frame.readUInt32LE(8),
     count: frame.readUInt32LE(12),
-    hub: frame.toString('hex', HUB_OFFSET, HUB_OFFSET + ID_BYTES),
+    hub: hubOf(frame),
     publisher: frame.toString('hex', PUBLISHER_OFFSET, PUBLISHER_OFFSET + ID_BYTES),
     firstSequence: frame.readDoubleLE(32),
     sentAt: frame.readDoubleLE(40),

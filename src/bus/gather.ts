@@ -95,7 +95,10 @@ export function createGatherDesk({ members, ask, answer }: GatherDeskOptions): G
       answer(meta.from, ANSWER, { id, ...given })
     } catch (error) {
       // What it returned, or threw, cannot be sent; say so in words.
-      const words = new SharedStateError('ERR_AS_ONE_PAYLOAD', `the answer cannot be sent: ${messageOf(error)}`)
+      const words = new SharedStateError(
+        'ERR_AS_ONE_PAYLOAD',
+        `the answer cannot be sent: ${messageOf(error)}`,
+      )
       answer(meta.from, ANSWER, { id, reason: 'error', error: words })
     }
   }

@@ -10,6 +10,7 @@ import {
   decodeControl,
   encodeControl,
   framesOf,
+  hubOf,
   ID_BYTES,
   isFromHub,
   Kind,
@@ -24,8 +25,8 @@ import {
   targetOf,
 } from './frame.ts'
 import { type CacheNewsPort, createInvalidationRelay } from './invalidations.ts'
-import type { MemberRecord } from './members.ts'
 import { type AppendRequest, createLogDesk, type LogPage, type ReplayRequest } from './log-desk.ts'
+import type { MemberRecord } from './members.ts'
 import { createOutbox, publishOn, type RemoteOutcome } from './outbox.ts'
 import { createPeerPositions } from './peer-positions.ts'
 import { BoundedMap, type Positions, readPositions } from './positions.ts'
@@ -268,6 +269,7 @@ export function createHub({ keys, source }: { keys: Keys; source: RedisSource })
     else if (stream === Stream.everyone)
       for (const { port, member } of seats.values()) if (member) port.deliver(frame)
     const key = streamKeyOf(frame)
+    peers.saw(hubOf(frame), publisherOf(key))
     if (Number.isSafeInteger(last) && last > (heardOf.get(key) ?? 0)) heardOf.set(key, last)
   }
 
@@ -275,7 +277,7 @@ export function createHub({ keys, source }: { keys: Keys; source: RedisSource })
     const peer = roster.hear(value)
     if (peer === undefined) return
     const { at } = readPositions(value)
-    for (const [key, last] of at) if (last > (heardOf.get(key) ?? 0)) heardOf.set(key, last)
+    for (const [key, last] of at) if (last > (heardOf.get(key) ?? -1)) heardOf.set(key, last)
     const named = at.map(([key]) => publisherOf(key))
     const gone = peers.hear(peer, named, new Set(Array.isArray(value.ended) ? value.ended : []))
     tellPositions({ at, cause: 'reconnect', gone })
@@ -353,6 +355,11 @@ export function createHub({ keys, source }: { keys: Keys; source: RedisSource })
       seats.set(port, seat)
       byId.set(port.id, seat)
       if (formerHub !== undefined) formerHubs.add(formerHub)
+      else if (!departed.has(port.id)) {
+        // Whoever knows that nothing has been sent yet will notice should the first message be missing.
+        seat.sent.set(port.id, 0)
+        tellPositions({ at: [[port.id, 0]], cause: 'dropped' }, port)
+      }
       if (member) roster.add({ ...member, machine: hostname() })
       port.members(roster.all())
       port.positions(positionsFor(port.id))

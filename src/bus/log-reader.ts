@@ -85,8 +85,8 @@ export function createLogReader({ ask, deliver, onGap }: LogReaderOptions): LogR
 
   /** The log does not hold what is next: it has been trimmed, or lost. */
   function skipTo(topic: string, place: Place, target: Place): void {
-    if (place.epoch === target.epoch) return missed(topic, place, target.next + 1, 'trimmed')
-    reset(topic, place, target.epoch)
+    if (place.epoch === target.epoch) missed(topic, place, target.next + 1, 'trimmed')
+    else reset(topic, place, target.epoch)
   }
 
   function reset(topic: string, place: Place, epoch: string): void {

@@ -38,12 +38,7 @@ export interface Receiver {
   /** What this process has sent itself. */
   receiveOwn(body: string, firstSequence: number, at: number): void
   /** One message, to all handlers of its topic. */
-  dispatch(
-    table: TopicTable<MessageHandler>,
-    encoding: unknown,
-    parsed: unknown,
-    meta: MessageMeta,
-  ): void
+  dispatch(table: TopicTable<MessageHandler>, encoding: unknown, parsed: unknown, meta: MessageMeta): void
 }
 
 export function createReceiver({ id, ears, subscribers, onInternal, onFailure }: ReceiverOptions): Receiver {

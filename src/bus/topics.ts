@@ -8,9 +8,7 @@ const MAX_REMEMBERED = 1_000
 export const TOPIC_FORM: string = `1 to ${MAX_TOPIC_LENGTH} characters without '*'`
 
 export function isTopic(topic: unknown): topic is string {
-  return (
-    typeof topic === 'string' && topic !== '' && topic.length <= MAX_TOPIC_LENGTH && !topic.includes('*')
-  )
+  return typeof topic === 'string' && topic !== '' && topic.length <= MAX_TOPIC_LENGTH && !topic.includes('*')
 }
 
 /** @throws SharedStateError `ERR_AS_ONE_OPTIONS` */

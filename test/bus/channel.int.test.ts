@@ -308,7 +308,11 @@ test.each(['drop-oldest', 'drop-newest'] as const)(
         last = reached
       }
     }
-    expect({ last, all: received + reported, reported }).toEqual({ last: count, all: count, reported: overflows })
+    expect({ last, all: received + reported, reported }).toEqual({
+      last: count,
+      all: count,
+      reported: overflows,
+    })
     const members = heard.filter((one) => typeof one === 'object' && one !== null && 'members' in one).at(-1)
     expect((members as { members: string[] }).members).toEqual([(999).toString(16).padStart(16, '0')])
   },
