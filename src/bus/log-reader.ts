@@ -76,7 +76,8 @@ export function createLogReader({ ask, deliver, onGap }: LogReaderOptions): LogR
       // Written after the log was read, unless the log itself says that it goes further, or says nothing again and again.
       if (state.emptyAnswers > 0 && end && !isBehind(end, state.place)) skipTo(topic, state.place, end)
       else if (state.emptyAnswers > MAX_EMPTY_ANSWERS) skipTo(topic, state.place, target)
-      return askFor(topic, state)
+      askFor(topic, state)
+      return
     }
     state.asking = false
     state.seen = undefined
