@@ -3,6 +3,7 @@ import { describe, expect, test } from 'vitest'
 import { encodeEntry, HEADER_LENGTH, parseEntry, tokenIn } from '../../src/cache/entry.ts'
 import { holderOf, newToken } from '../../src/cache/lease.ts'
 import { jsonSerializer, Values } from '../../src/cache/values.ts'
+import { parseSafely } from '../../src/core/json.ts'
 import { fcParams } from '../helpers/random.ts'
 
 const generation = '1763690000000000'
@@ -21,7 +22,7 @@ describe('an entry', () => {
         expect(tokenIn(text)).toBe(token)
         const entry = parseEntry(text)
         expect(entry).toEqual({ generation, token, leased: false, graceMs, loadMs, tags: given, payload })
-        expect(values.decode(entry?.payload as string)?.value).toEqual(JSON.parse(payload))
+        expect(values.decode(entry?.payload as string)?.value).toEqual(parseSafely(payload))
       }),
       fcParams(),
     )
