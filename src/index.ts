@@ -47,9 +47,19 @@ export {
 } from './rate-limit/index.ts'
 export type { RedisOption } from './redis/target.ts'
 export {
+  type EncryptionKey,
+  type MergeOption,
+  type MergeRule,
+  type Revoked,
   type SessionCookieOptions,
   type SessionMiddleware,
   type SessionOptions,
+  type SessionStoreOptions,
+  type SharedSession,
   sharedSession,
+  sharedSessionStore,
+  type UpgradeSession,
+  type UserSession,
+  type UserSessions,
 } from './session/index.ts'
 export { createShared, defaultShared, type Shared } from './shared.ts'

@@ -13,11 +13,19 @@ import {
   type SeveralLimitsOptions,
   type SharedLimiterOptions,
 } from './rate-limit/index.ts'
-import { createSession, type SessionMiddleware, type SessionOptions } from './session/index.ts'
+import {
+  createSession,
+  createStore,
+  type SessionMiddleware,
+  type SessionOptions,
+  type SessionStoreOptions,
+} from './session/index.ts'
 
 /** All rooms on one Redis and one namespace. */
 export interface Shared {
   session<Data extends object = object>(options: SessionOptions): SessionMiddleware<Data>
+  /** The session store alone, for express-session's `store` option. */
+  sessionStore(options?: SessionStoreOptions): ReturnType<typeof createStore>
   cache(options?: CacheOptions): Cache
   rateLimit<Req extends IncomingMessage = IncomingMessage>(
     options: RateLimitOptions<Req> | readonly RateLimitPolicyOptions[],
@@ -54,6 +62,7 @@ function sharedOf(ctx: SharedContext): Shared {
   const close = (): Promise<void> => ctx.closing.close()
   return {
     session: (options) => createSession(ctx, options),
+    sessionStore: (options) => createStore(ctx, options),
     cache: (options) => createCache(ctx, options),
     rateLimit: (options, shared) => createRateLimit(ctx, options, shared),
     rateLimiter: (options, shared) => createRateLimiter(ctx, options, shared),

@@ -1,78 +1,97 @@
-import { AsyncResource } from 'node:async_hooks'
 import { channels } from '../core/channels.ts'
 import { SharedStateError } from '../core/errors.ts'
 import { runScript } from '../redis/scripts.ts'
 import type { SessionRedis } from './availability.ts'
-import { type Changes, type Fields, fieldsOf, isReserved, parseStored, type StoredBlob } from './fields.ts'
+import { type Fields, fieldsOf, isReserved, parseStored, type StoredBlob } from './fields.ts'
+import { applyChanges, type RuleFor } from './merge.ts'
 import type { SessionData } from './recorded-store.ts'
+import { contended, runUpdate, type SaveJob, type SaveOutcome, SaveQueue } from './save-queue.ts'
 import { COMPARE_AND_SET } from './scripts.ts'
 
-/** One call of `set()`. */
-export interface BlobSave {
-  /** What the session held when this request last knew, and what it has changed since; undefined: it replaces all. */
-  readonly delta: { readonly base: StoredBlob; readonly changes: Changes } | undefined
-  readonly fields: Fields
+export interface BlobJob extends SaveJob {
+  /** What the session held when this request last knew; undefined: the job replaces all. */
+  readonly before: StoredBlob | undefined
   /** JSON; undefined when the application has removed it. */
   readonly cookie: string | undefined
   /** TTL. */
   readonly seconds: number
-  done(outcome: SaveOutcome): void
+  done(outcome: BlobOutcome): void
 }
 
-/** Neither of them: there is no such session any more. */
-export interface SaveOutcome {
-  readonly error?: unknown
-  readonly stored?: StoredBlob
+export interface BlobOutcome extends SaveOutcome {
+  readonly blob?: StoredBlob
+}
+
+export interface BlobSavesOptions {
+  readonly redis: SessionRedis
+  readonly rules: RuleFor
+  /** How long to try when others keep changing a session. */
+  readonly timeoutMs: number
+}
+
+interface Attempt {
+  readonly key: string
+  readonly jobs: BlobJob[]
+  readonly last: BlobJob
+  readonly finish: (outcome: BlobOutcome, known?: StoredBlob) => void
+  readonly giveUpAt: number
 }
 
 /**
- * Saves sessions that are one string each. A save replaces the string it knows; if it finds another one, it applies its
- * changes to that instead. What a worker has to save of one session while it is saving that session is written together.
+ * Saves sessions that are one string each. A save replaces the string it knows; if it finds another one, it puts its
+ * changes on top of that instead.
  */
 export class BlobSaves {
-  readonly #redis: SessionRedis
-  readonly #timeoutMs: number
-  /** By key: being saved now; the saves that came meanwhile. */
-  readonly #waiting = new Map<string, BlobSave[]>()
+  readonly #options: BlobSavesOptions
+  readonly #queue: SaveQueue<BlobJob, StoredBlob>
 
-  /** `timeoutMs`: how long to try when others keep changing a session. */
-  constructor(redis: SessionRedis, timeoutMs: number) {
-    this.#redis = redis
-    this.#timeoutMs = timeoutMs
+  constructor(options: BlobSavesOptions) {
+    this.#options = options
+    this.#queue = new SaveQueue((key, jobs, known, finish) => {
+      const giveUpAt = performance.now() + options.timeoutMs
+      this.#write({ key, jobs, last: jobs.at(-1) as BlobJob, finish, giveUpAt }, known ?? jobs[0]?.before)
+    })
   }
 
-  add(key: string, save: BlobSave): void {
-    const waiting = this.#waiting.get(key)
-    // Another request's reply will settle it, so it takes its own async context along.
-    if (waiting) waiting.push({ ...save, done: AsyncResource.bind(save.done) })
-    else this.#begin(key, [save])
+  add(key: string, job: BlobJob): void {
+    this.#queue.add(key, job)
   }
 
-  #begin(key: string, saves: readonly BlobSave[], known?: StoredBlob): void {
-    this.#waiting.set(key, [])
-    this.#write(key, saves, known ?? saves[0]?.delta?.base, performance.now() + this.#timeoutMs)
+  drop(key: string): void {
+    this.#queue.drop(key)
   }
 
-  #write(key: string, saves: readonly BlobSave[], known: StoredBlob | undefined, giveUpAt: number): void {
-    const { cookie, seconds } = saves.at(-1) as BlobSave
-    const replaces = !known || saves.some(({ delta }) => !delta)
-    let fields = known?.fields ?? new Map()
-    for (const save of saves) fields = save.delta ? applied(save.delta.changes, fields) : save.fields
-    const stored = blobOf(fields, cookie)
-    const finish = (outcome: SaveOutcome): void => this.#finish(key, saves, outcome)
+  #write(attempt: Attempt, known: StoredBlob | undefined): void {
+    const { key, jobs, last, finish } = attempt
+    const { redis } = this.#options
+    const replaces = !known || jobs.some(({ changes }) => !changes)
+    let blob: StoredBlob
+    try {
+      blob = blobOf(this.#fieldsOf(jobs, known), last.cookie)
+    } catch (error) {
+      finish({ error })
+      return
+    }
+    if (jobs.length === 0) {
+      finish({ stored: true })
+      return
+    }
+    const stored = { stored: blob.fields, blob }
     if (replaces) {
-      this.#redis.call(
-        (client) => client.set(key, stored.text, 'EX', seconds),
-        (error) => finish(error ? { error } : { stored }),
+      redis.call(
+        key,
+        (client) => client.set(key, blob.text, 'EX', last.seconds),
+        (error) => (error ? finish({ error }) : finish(stored, blob)),
       )
       return
     }
-    const args = [key, known.text, stored.text, seconds]
-    this.#redis.call(
+    const args = [key, known.text, blob.text, last.seconds]
+    redis.call(
+      key,
       (client) => runScript<number | string>(client, COMPARE_AND_SET, args),
       (error, reply) => {
         if (error) return finish({ error })
-        if (reply === 1) return finish({ stored })
+        if (reply === 1) return finish(stored, blob)
         if (typeof reply !== 'string') {
           if (channels.session.hasSubscribers) {
             channels.session.publish({ event: 'conflict', reason: 'gone', key })
@@ -80,8 +99,8 @@ export class BlobSaves {
           return finish({})
         }
         try {
-          if (performance.now() > giveUpAt) throw contended(this.#timeoutMs)
-          this.#write(key, saves, parseBlob(reply).blob, giveUpAt)
+          if (performance.now() > attempt.giveUpAt) throw contended(this.#options.timeoutMs)
+          this.#write(attempt, parseBlob(reply).blob)
         } catch (error) {
           finish({ error })
         }
@@ -89,13 +108,14 @@ export class BlobSaves {
     )
   }
 
-  #finish(key: string, saves: readonly BlobSave[], outcome: SaveOutcome): void {
-    const next = this.#waiting.get(key) ?? []
-    this.#waiting.delete(key)
-    // What failed for us fails for those behind us: nobody waits for one timeout after the other.
-    const settled = outcome.error ? [...saves, ...next] : saves
-    if (!outcome.error && next.length > 0) this.#begin(key, next, outcome.stored)
-    for (const save of settled) process.nextTick(() => save.done(outcome))
+  #fieldsOf(jobs: BlobJob[], known: StoredBlob | undefined): Fields {
+    let fields = new Map(known?.fields)
+    for (const job of [...jobs]) {
+      const next = job.changes ? new Map(fields) : new Map(job.fields)
+      if (job.changes) applyChanges(job.changes, next, this.#options.rules)
+      if (runUpdate(job, jobs, next)) fields = next
+    }
+    return fields
   }
 }
 
@@ -115,19 +135,4 @@ function blobOf(fields: Fields, cookie: string | undefined): StoredBlob {
   const members = cookie === undefined ? [] : [`"cookie":${cookie}`]
   for (const [key, json] of fields) members.push(`${JSON.stringify(key)}:${json}`)
   return { text: `{${members.join()}}`, fields }
-}
-
-function applied({ set, removed }: Changes, fields: Fields): Fields {
-  const next = new Map(fields)
-  for (const key of removed) next.delete(key)
-  for (let i = 0; i < set.length; i += 2) next.set(set[i] as string, set[i + 1] as string)
-  return next
-}
-
-function contended(timeoutMs: number): SharedStateError {
-  const error = new SharedStateError(
-    'ERR_AS_ONE_SESSION',
-    `the session could not be saved within ${timeoutMs} ms: others kept changing it`,
-  )
-  return Object.assign(error, { status: 503 })
 }

@@ -3,29 +3,29 @@ import type { RedisStore } from 'connect-redis'
 import { messageOf } from '../core/errors.ts'
 import type { RedisClient } from '../redis/client.ts'
 import type { SessionRedis } from './availability.ts'
-import { BlobSaves, parseBlob } from './blob-saves.ts'
-import {
-  changesBetween,
-  fieldsOf,
-  isCookieChanged,
-  recordOf,
-  recordStored,
-  type SessionRecord,
-} from './fields.ts'
+import { type BlobOutcome, BlobSaves, parseBlob } from './blob-saves.ts'
+import { checkSize, type Fields, fieldsOf, isCookieChanged, recordStored } from './fields.ts'
+import { changesBetween, type RuleFor } from './merge.ts'
 import { Recent } from './recent.ts'
 import {
   type Callback,
   cookieState,
+  detachedError,
+  goneError,
   ignore,
   lifetimeMs,
   RecordedStore,
+  recordFor,
   type SessionData,
+  storedAfter,
   touchIntervalMs,
 } from './recorded-store.ts'
 import { scanKeys } from './scan.ts'
+import { refresh } from './session-object.ts'
 
 export interface BlobStoreOptions {
   readonly redis: SessionRedis
+  readonly rules: RuleFor
   /** What connect-redis' keys start with; the plain session id follows. */
   readonly prefix: string
   /** Of sessions whose cookie has no expiry. */
@@ -33,6 +33,7 @@ export interface BlobStoreOptions {
   readonly touchEveryMs: number
   /** How long a save may try when others keep changing the session. */
   readonly timeoutMs: number
+  readonly maxBytes: number
 }
 
 /** How many sessions' last touches a worker remembers; one it has forgotten is touched once too often. */
@@ -44,22 +45,18 @@ const TOUCHES_KEPT = 10_000
  */
 export class BlobStore extends RecordedStore {
   readonly #theirs: RedisStore
-  readonly #prefix: string
-  readonly #ttlMs: number
-  readonly #touchEveryMs: number
+  readonly #options: BlobStoreOptions
   readonly #saves: BlobSaves
   /** By session id, when this worker last renewed the expiry, on `performance.now()`'s scale. */
   readonly #touches = new Recent<number>(TOUCHES_KEPT)
 
-  constructor({ redis, prefix, ttlMs, touchEveryMs, timeoutMs }: BlobStoreOptions) {
+  constructor(options: BlobStoreOptions) {
     super()
-    this.#prefix = prefix
-    this.#ttlMs = ttlMs
-    this.#touchEveryMs = touchEveryMs
-    this.#saves = new BlobSaves(redis, timeoutMs)
+    this.#options = options
+    this.#saves = new BlobSaves(options)
     this.#theirs = new (connectRedis().RedisStore)({
-      client: clientOf(redis),
-      prefix,
+      client: clientOf(options.redis),
+      prefix: options.prefix,
       serializer: { parse: parseBlob as never, stringify: JSON.stringify },
       ttl: (session) => this.#secondsOf(session),
     })
@@ -83,11 +80,38 @@ export class BlobStore extends RecordedStore {
    * Errors: `ERR_AS_ONE_SESSION` with status 503 when others kept changing the session for `timeout`.
    */
   override set(sid: string, session: SessionData, callback: Callback = ignore): void {
+    this.#save(sid, session, undefined, (error) => callback(error))
+  }
+
+  /** As `set`, with what `run` makes of the session as it is stored by then; that nobody else changes it meanwhile is sure. */
+  update(sid: string, session: SessionData, run: (fields: Fields) => Fields, callback: Callback): void {
+    const { maxBytes } = this.#options
+    const checked = (fields: Fields): Fields => {
+      const next = run(fields)
+      checkSize(next, maxBytes)
+      return next
+    }
+    this.#save(sid, session, checked, (error, outcome) => {
+      if (error) return callback(error)
+      if (!outcome?.stored) return callback(goneError())
+      if (outcome.stored !== true) refresh(session, outcome.stored)
+      callback()
+    })
+  }
+
+  #save(
+    sid: string,
+    session: SessionData,
+    update: ((fields: Fields) => Fields) | undefined,
+    callback: (error: unknown, outcome?: BlobOutcome) => void,
+  ): void {
     const record = recordFor(sid, session)
     let fields = record?.serialised
     let cookie: string | undefined
     try {
+      if (record?.detached) throw detachedError(record)
       fields ??= fieldsOf(session)
+      checkSize(fields, this.#options.maxBytes)
       cookie = JSON.stringify(session.cookie)
     } catch (error) {
       process.nextTick(callback, error)
@@ -95,24 +119,33 @@ export class BlobStore extends RecordedStore {
     }
     const seconds = this.#secondsOf(session)
     if (seconds <= 0) {
-      this.destroy(sid, callback)
+      this.destroy(sid, (error) => callback(error))
       return
     }
     const saved = fields
     const state = session.cookie && cookieState(session.cookie)
-    const delta = record?.blob &&
-      record.stored && { base: record.blob, changes: changesBetween(record.stored, saved) }
-    this.#saves.add(this.#prefix + sid, {
-      delta,
+    const base = record?.blob ? record.stored : record?.pending
+    const changes = base && changesBetween(base, saved)
+    if (record && !base) record.pending = saved
+    this.#saves.add(this.#options.prefix + sid, {
+      before: record?.stored && record.blob,
+      changes,
       fields: saved,
+      update,
       cookie,
       seconds,
-      done: ({ error, stored }) => {
+      done: (outcome) => {
+        const { error, stored, blob } = outcome
+        if (record?.pending === saved) record.pending = undefined
         if (stored) {
           this.#touches.set(sid, performance.now())
-          if (record) Object.assign(record, { blob: stored, stored: saved, cookie: state })
+          // The string others have written too; what this object was like is the base of its next changes.
+          if (record) {
+            record.stored = storedAfter(record, base, changes, saved)
+            Object.assign(record, { blob: blob ?? record.blob, cookie: state })
+          }
         } else if (!error && record) record.gone = true
-        callback(error)
+        callback(error, outcome)
       },
     })
   }
@@ -120,13 +153,18 @@ export class BlobStore extends RecordedStore {
   /** Renews the expiry in Redis, but only when `touchEvery` has passed; a cookie that was changed is saved. */
   override touch(sid: string, session: SessionData, callback: Callback = ignore): void {
     const record = recordFor(sid, session)
+    if (record?.detached) {
+      callback()
+      return
+    }
     if (record && isCookieChanged(record.cookie, session.cookie as never)) {
       this.set(sid, session, callback)
       return
     }
     const now = performance.now()
     const touchedAt = this.#touches.get(sid) ?? Number.NEGATIVE_INFINITY
-    if (now - touchedAt < touchIntervalMs(lifetimeMs(session, this.#ttlMs), this.#touchEveryMs)) {
+    const { ttlMs, touchEveryMs } = this.#options
+    if (now - touchedAt < touchIntervalMs(lifetimeMs(session, ttlMs), touchEveryMs)) {
       callback()
       return
     }
@@ -137,6 +175,7 @@ export class BlobStore extends RecordedStore {
   }
 
   override destroy(sid: string, callback: Callback = ignore): void {
+    this.#saves.drop(this.#options.prefix + sid)
     settle(this.#theirs.destroy(sid), callback)
   }
 
@@ -159,7 +198,7 @@ export class BlobStore extends RecordedStore {
 
   /** Whole seconds, rounded up, as connect-redis has them. */
   #secondsOf(session: SessionData): number {
-    return Math.ceil(lifetimeMs(session, this.#ttlMs) / 1_000)
+    return Math.ceil(lifetimeMs(session, this.#options.ttlMs) / 1_000)
   }
 }
 
@@ -172,16 +211,14 @@ function connectRedis(): typeof import('connect-redis') {
 
 /** What RedisStore calls, in node-redis' manner because only that knows Clusters; each call answers in time. */
 function clientOf(redis: SessionRedis): object {
-  const one = <T>(command: (client: RedisClient) => Promise<T>): Promise<T> =>
-    new Promise((resolve, reject) => {
-      redis.call(command, (error, reply) => (error ? reject(error) : resolve(reply as T)))
-    })
+  const one = <T>(key: string, command: (client: RedisClient) => Promise<T>): Promise<T> =>
+    redis.ask(key, command)
   return {
-    get: (key: string) => one((client) => client.get(key)),
-    expire: (key: string, seconds: number) => one((client) => client.expire(key, seconds)),
+    get: (key: string) => one(key, (client) => client.get(key)),
+    expire: (key: string, seconds: number) => one(key, (client) => client.expire(key, seconds)),
     del: (keys: readonly string[]) =>
       keys.length === 1
-        ? one((client) => client.unlink(keys[0] as string))
+        ? one(keys[0] as string, (client) => client.unlink(keys[0] as string))
         : redis.run((client) => inChunks(keys, (key) => client.unlink(key))),
     mGet: (keys: readonly string[]) =>
       redis.run((client) => inChunks(keys, (key) => client.get(key).catch(unlessWrongType))),
@@ -201,11 +238,6 @@ async function inChunks<T>(keys: readonly string[], command: (key: string) => Pr
   for (let i = 0; i < keys.length; i += 500)
     replies.push(...(await Promise.all(keys.slice(i, i + 500).map(command))))
   return replies
-}
-
-function recordFor(sid: string, session: SessionData): SessionRecord | undefined {
-  const record = recordOf(session)
-  return record?.sid === sid ? record : undefined
 }
 
 function unlessWrongType(error: unknown): null {

@@ -14,8 +14,15 @@ export type SecretKey = string | Uint8Array | KeyObject
 /** The secrets of a request: the first signs, all verify. */
 export interface Secrets {
   readonly keys: readonly SecretKey[]
-  /** Cookie values these secrets have signed, as they came, and their session ids; nothing else is remembered. */
-  readonly verified: Recent<string>
+  /** Cookie values these secrets have signed, as they came; nothing else is remembered. */
+  readonly verified: Recent<SignedId>
+}
+
+/** A session id whose signature is right. */
+export interface SignedId {
+  readonly sid: string
+  /** Signed with a secret that is no longer the first: the client should get a new cookie. */
+  readonly isOld: boolean
 }
 
 // A cookie of ours has about 80 characters. Longer ones are verified each time.
@@ -42,17 +49,17 @@ const MAX_SAME_NAME = 8
 const SIGNATURE_LENGTH = 43
 
 /** The session id of the first cookie of this name whose signature is right; undefined when there is none. */
-export function readSessionId(req: CookieRequest, name: string, secrets: Secrets): string | undefined {
+export function readSessionId(req: CookieRequest, name: string, secrets: Secrets): SignedId | undefined {
   const { cookie: header } = req.headers
   if (header?.includes(name)) {
     for (const raw of cookieValues(header, name)) {
-      const sid = secrets.verified.get(raw) ?? verify(raw, secrets)
-      if (sid !== undefined) return sid
+      const signed = secrets.verified.get(raw) ?? verify(raw, secrets)
+      if (signed !== undefined) return signed
     }
   }
   // As express-session does, for cookie-parser in front of us.
   const signed = req.signedCookies?.[name]
-  if (typeof signed === 'string' && signed !== '') return signed
+  if (typeof signed === 'string' && signed !== '') return { sid: signed, isOld: false }
   const plain = req.cookies?.[name]
   return typeof plain === 'string' ? unsign(plain, secrets.keys) : undefined
 }
@@ -62,16 +69,16 @@ export function signSessionId(sid: string, secret: SecretKey): string {
   return `s:${sid}.${hmac(sid, secret)}`
 }
 
-function verify(raw: string, { keys, verified }: Secrets): string | undefined {
-  const sid = unsign(decoded(raw), keys)
+function verify(raw: string, { keys, verified }: Secrets): SignedId | undefined {
+  const signed = unsign(decoded(raw), keys)
   // A copy: a part of a string keeps the whole of it in memory, here the request's cookie header.
-  if (sid !== undefined && raw.length <= MAX_VERIFIED_LENGTH) {
-    verified.set(Buffer.from(raw, 'latin1').toString('latin1'), sid)
+  if (signed !== undefined && raw.length <= MAX_VERIFIED_LENGTH) {
+    verified.set(Buffer.from(raw, 'latin1').toString('latin1'), signed)
   }
-  return sid
+  return signed
 }
 
-function unsign(value: string, secrets: readonly SecretKey[]): string | undefined {
+function unsign(value: string, secrets: readonly SecretKey[]): SignedId | undefined {
   const dot = value.lastIndexOf('.')
   if (
     !value.startsWith('s:') ||
@@ -83,8 +90,8 @@ function unsign(value: string, secrets: readonly SecretKey[]): string | undefine
   const sid = value.slice(2, dot)
   const given = Buffer.from(value.slice(dot + 1))
   if (sid === '' || given.length !== SIGNATURE_LENGTH) return undefined
-  for (const secret of secrets) if (timingSafeEqual(given, Buffer.from(hmac(sid, secret)))) return sid
-  return undefined
+  const place = secrets.findIndex((secret) => timingSafeEqual(given, Buffer.from(hmac(sid, secret))))
+  return place < 0 ? undefined : { sid, isOld: place > 0 }
 }
 
 function hmac(sid: string, secret: SecretKey): string {

@@ -12,10 +12,24 @@ export interface SessionRecord {
   readonly original: Fields
   /** What Redis holds as far as we know, the baseline of the next save; undefined: never stored. */
   stored: Fields | undefined
+  /** What is being stored for the first time: the baseline of saves that do not wait for that. */
+  pending: Fields | undefined
   /** The cookie as loaded or last saved. */
   cookie: CookieState | undefined
+  /** The cookie's JSON as it lies in Redis. */
+  cookieText: string | undefined
   /** Redis' own time in ms when the session was last written or touched. */
   touchedAt: number
+  /** Redis' own time in ms when the session was first stored. */
+  createdAt: number | undefined
+  /** Who has logged in. */
+  user: string | undefined
+  /** Hashed id it lies under, when that is not its own: it has been given another one, and this request came with the old. */
+  home: string | undefined
+  /** What the fields look like in Redis, when that is not their JSON. */
+  texts: Map<string, string> | undefined
+  /** Why it is never stored and gets no cookie. */
+  detached: 'unavailable' | 'rotated' | undefined
   /** A save or a touch found no session: destroyed elsewhere, or expired. */
   gone: boolean
   /** Fields the middleware has just serialised, for the `set()` it is about to call in the same tick. */
@@ -99,8 +113,15 @@ function record(
     sid,
     original,
     stored,
+    pending: undefined,
     cookie,
+    cookieText: undefined,
     touchedAt: Number.NaN,
+    createdAt: undefined,
+    user: undefined,
+    home: undefined,
+    texts: undefined,
+    detached: undefined,
     gone: false,
     serialised: undefined,
     blob: undefined,
@@ -117,7 +138,10 @@ function record(
 export function fieldsOf(session: object): Fields {
   const fields = new Map<string, string>()
   for (const key of Object.keys(session)) {
-    if (isReserved(key)) continue
+    if (isReserved(key)) {
+      if (OUR_METHODS.includes(key)) throw taken(key)
+      continue
+    }
     let json: string | undefined
     try {
       json = JSON.stringify((session as Record<string, unknown>)[key])
@@ -133,24 +157,36 @@ export function fieldsOf(session: object): Fields {
   return fields
 }
 
+/** As express-session's methods, these cannot be fields; nobody who used the name before shall find out by losing data. */
+const OUR_METHODS = ['update', 'incr']
+
+function taken(key: string): SharedStateError {
+  return new SharedStateError(
+    'ERR_AS_ONE_SESSION',
+    `session field ${show(key)} cannot be stored: session.${key}() is a method; choose another name`,
+  )
+}
+
+/** @throws SharedStateError `ERR_AS_ONE_SESSION` that names the largest field */
+export function checkSize(fields: Fields, maxBytes: number): void {
+  let bytes = 0
+  let [largest, most] = ['', 0]
+  for (const [key, json] of fields) {
+    const size = key.length + Buffer.byteLength(json)
+    bytes += size
+    if (size > most) [largest, most] = [key, size]
+  }
+  if (bytes <= maxBytes) return
+  throw new SharedStateError(
+    'ERR_AS_ONE_SESSION',
+    `the session has ${bytes} bytes, more than maxBytes allows (${maxBytes}); its largest field is ${show(largest)} with ${most}`,
+  )
+}
+
 export function isChanged(base: Fields, now: Fields): boolean {
   if (base.size !== now.size) return true
   for (const [key, json] of now) if (base.get(key) !== json) return true
   return false
-}
-
-export interface Changes {
-  /** Field, JSON, field, JSON … */
-  readonly set: readonly string[]
-  readonly removed: readonly string[]
-}
-
-export function changesBetween(base: Fields, now: Fields): Changes {
-  const set: string[] = []
-  const removed: string[] = []
-  for (const [key, json] of now) if (base.get(key) !== json) set.push(key, json)
-  for (const key of base.keys()) if (!now.has(key)) removed.push(key)
-  return { set, removed }
 }
 
 /** Whether the application has changed the cookie itself, which no field shows. */
@@ -168,7 +204,13 @@ export function isCookieChanged(before: CookieState | undefined, now: CookieStat
 
 /** Names that express-session's Session never takes from stored data: its methods, `id`, `req`, `__proto__` …; and the cookie. */
 export function isReserved(key: string): boolean {
-  return key === 'cookie' || key === 'id' || key === 'req' || key in expressSession.Session.prototype
+  return (
+    key === 'cookie' ||
+    key === 'id' ||
+    key === 'req' ||
+    OUR_METHODS.includes(key) ||
+    key in expressSession.Session.prototype
+  )
 }
 
 /**

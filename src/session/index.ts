@@ -1,3 +1,20 @@
-export type { SessionCookieOptions, SessionOptions, SessionSecret } from './options.ts'
-export { createSession, type SessionMiddleware, type SharedSession } from './session.ts'
-export { sharedSession } from './shared-session.ts'
+export type { MergeOption, MergeRule, Versions } from './merge.ts'
+export type {
+  SessionCookieOptions,
+  SessionOptions,
+  SessionSecret,
+  SessionStoreOptions,
+} from './options.ts'
+export type { Revoked } from './revocations.ts'
+export type { EncryptionKey } from './seal.ts'
+export {
+  createSession,
+  type RotateOptions,
+  type SessionMiddleware,
+  type SharedSession,
+  type SharedSessionMethods,
+} from './session.ts'
+export { sharedSession, sharedSessionStore } from './shared-session.ts'
+export { createStore } from './stores.ts'
+export type { UpgradeSession } from './upgrade.ts'
+export type { SparedSession, UserSession, UserSessions } from './user-sessions.ts'

@@ -1,9 +1,11 @@
-import { createSecretKey } from 'node:crypto'
+import { createSecretKey, type KeyObject } from 'node:crypto'
 import type { IncomingMessage } from 'node:http'
-import { type Duration, durationMs } from '../core/duration.ts'
+import { type ByteSize, type Duration, durationMs } from '../core/duration.ts'
 import { messageOf, SharedStateError } from '../core/errors.ts'
 import { type Neighbours, OptionReader, show } from '../core/options.ts'
 import { Cookie, type CookieRequest, type SecretKey, type Secrets, secretsOf } from './cookie.ts'
+import { MERGE_RULES, type MergeOption, type RuleFor, ruleFor } from './merge.ts'
+import { type EncryptionKey, readEncryptionKeys } from './seal.ts'
 
 /** Text or bytes that sign the session cookie; 32 random bytes are enough. */
 export type SessionSecret = string | Uint8Array
@@ -30,7 +32,35 @@ export interface SessionCookieOptions {
   priority?: 'low' | 'medium' | 'high'
 }
 
-export interface SessionOptions {
+/** What the store takes, with and without our middleware. */
+export interface SessionStoreOptions {
+  /**
+   * How sessions lie in Redis. `'hash'`: a field for each key, under hashed ids. `'blob'`: as connect-redis stores
+   * them, to share sessions with processes that still run express-session with connect-redis.
+   * @default 'hash'
+   */
+  format?: 'hash' | 'blob'
+  /** connect-redis' `prefix`, which the plain session id follows: for format 'blob' and for `migrate`. @default 'sess:' */
+  prefix?: string
+  /** Format 'hash': sessions still stored as format 'blob' are read and moved over. @default false */
+  migrate?: boolean
+  /** How long Redis keeps an idle session whose cookie has no expiry of its own. @default '1d' */
+  ttl?: Duration
+  /** How long a session may live at most, however much it is used; format 'hash'. @default no end */
+  absoluteTtl?: Duration
+  /** A session that is only read has its expiry renewed this often, and at least every tenth of its life. @default '1m' */
+  touchEvery?: Duration
+  /** How long a request waits for Redis before it fails with a 503. @default '500ms' */
+  timeout?: Duration
+  /** What a value becomes that two requests have changed at the same time. @default 'mine' */
+  merge?: MergeOption
+  /** Encrypts the stored fields (AES-256-GCM); of several keys the first encrypts, all decrypt; format 'hash'. @default none */
+  encrypt?: EncryptionKey | readonly EncryptionKey[]
+  /** A session that is larger is not saved, and the request fails. @default '64kb' */
+  maxBytes?: ByteSize
+}
+
+export interface SessionOptions extends SessionStoreOptions {
   /** Signs the cookie. Of several the first signs and all verify; a function is asked at each request, for secrets that rotate. */
   secret:
     | SessionSecret
@@ -38,22 +68,14 @@ export interface SessionOptions {
     | ((req: IncomingMessage) => SessionSecret | readonly SessionSecret[] | undefined)
   /** Name of the cookie. @default '__Host-sid' with `cookie.secure: true`, else 'sid'; 'connect.sid' with format 'blob' */
   name?: string
-  /**
-   * How sessions lie in Redis. `'hash'`: a field for each key, under hashed ids. `'blob'`: as connect-redis stores
-   * them, to share sessions with processes that still run express-session with connect-redis.
-   * @default 'hash'
-   */
-  format?: 'hash' | 'blob'
-  /** Format 'blob': connect-redis' `prefix`, which the plain session id follows. @default 'sess:' */
-  prefix?: string
   /** The cookie, or a function that makes it for a request. @default { path: '/', httpOnly: true } */
   cookie?: SessionCookieOptions | ((req: IncomingMessage) => SessionCookieOptions)
-  /** How long Redis keeps an idle session whose cookie has no expiry of its own. @default '1d' */
-  ttl?: Duration
-  /** A session that is only read has its expiry renewed this often, and at least every tenth of its life. @default '1m' */
-  touchEvery?: Duration
-  /** How long a request waits for Redis before it fails with a 503. @default '500ms' */
-  timeout?: Duration
+  /**
+   * What a request gets when Redis is away: `'error'`, a 503; `'anonymous'`, an empty session that is not stored and
+   * gets no cookie. A change to a session that was loaded is a 503 either way.
+   * @default 'error'
+   */
+  onUnavailable?: 'error' | 'anonymous'
   /**
    * `'before-headers'`: no byte of the response leaves before its session is saved, a failed save is a 503.
    * `'after'`: as express-session: the header leaves first, the end waits, a failed save goes to `next(error)`.
@@ -74,16 +96,26 @@ export interface SessionOptions {
   proxy?: boolean
 }
 
-export interface ResolvedSessionOptions {
-  readonly name: string
+export interface ResolvedStoreOptions {
   readonly format: 'hash' | 'blob'
   readonly prefix: string
+  readonly migrate: boolean
+  readonly ttlMs: number
+  /** 0: none. */
+  readonly absoluteTtlMs: number
+  readonly touchEveryMs: number
+  readonly timeoutMs: number
+  readonly rules: RuleFor
+  readonly ring: ReadonlyMap<string, KeyObject>
+  readonly maxBytes: number
+}
+
+export interface ResolvedSessionOptions extends ResolvedStoreOptions {
+  readonly name: string
   /** @throws SharedStateError `ERR_AS_ONE_SESSION` when the secret function gives none */
   readonly secretsFor: (req: CookieRequest) => Secrets
   readonly cookieFor: (req: CookieRequest) => ResolvedCookieOptions
-  readonly ttlMs: number
-  readonly touchEveryMs: number
-  readonly timeoutMs: number
+  readonly onUnavailable: 'error' | 'anonymous'
   readonly commit: 'before-headers' | 'after'
   readonly resave: boolean
   readonly saveUninitialized: boolean
@@ -111,6 +143,11 @@ const NEIGHBOURS: Neighbours = {
   idleTimeout: 'ttl',
   disableTouch: 'touchEvery',
   disableTTL: 'ttl',
+  absoluteTimeout: 'absoluteTtl',
+  idleTimeoutMillis: 'ttl',
+  encryption: 'encrypt',
+  crypto: 'encrypt',
+  maxSize: 'maxBytes',
 }
 const COOKIE_NEIGHBOURS: Neighbours = { name: 'name, beside cookie', httponly: 'httpOnly', ttl: 'maxAge' }
 
@@ -124,21 +161,13 @@ export function resolveSessionOptions(options: unknown): ResolvedSessionOptions 
   const given = reader.raw('cookie')
   const cookie =
     typeof given === 'function' ? undefined : readCookie(reader.nested('cookie', COOKIE_NEIGHBOURS))
-  const format = reader.oneOf('format', 'hash', ['hash', 'blob'] as const)
-  const name = readName(reader, cookie, format)
-  const prefix = reader.string('prefix', 'sess:')
-  if (format === 'hash' && reader.raw('prefix') !== undefined) {
-    reader.mistake('prefix', "is for format 'blob'; did you mean the namespace option of createShared?")
-  }
+  const stored = readStoreOptions(reader)
   const resolved: ResolvedSessionOptions = {
-    name,
-    format,
-    prefix,
+    ...stored,
+    name: readName(reader, cookie, stored),
     secretsFor,
     cookieFor: cookie ? () => cookie : (req) => cookieMadeBy(given as CookieFunction, req),
-    ttlMs: Math.min(LONGEST_MS, Math.ceil(reader.duration('ttl', 86_400_000, 1))),
-    touchEveryMs: reader.duration('touchEvery', 60_000),
-    timeoutMs: reader.duration('timeout', 500, 1),
+    onUnavailable: reader.oneOf('onUnavailable', 'error', ['error', 'anonymous'] as const),
     commit: reader.oneOf('commit', 'before-headers', ['before-headers', 'after'] as const),
     resave: reader.boolean('resave', false),
     saveUninitialized: reader.boolean('saveUninitialized', false),
@@ -149,6 +178,60 @@ export function resolveSessionOptions(options: unknown): ResolvedSessionOptions 
   }
   reader.done()
   return Object.freeze(resolved)
+}
+
+/** @throws SharedStateError `ERR_AS_ONE_OPTIONS` that names every mistake */
+export function resolveStoreOptions(options: unknown): ResolvedStoreOptions {
+  const reader = new OptionReader('sharedSessionStore', options, NEIGHBOURS)
+  const resolved = readStoreOptions(reader)
+  reader.done()
+  return Object.freeze(resolved)
+}
+
+function readStoreOptions(reader: OptionReader): ResolvedStoreOptions {
+  const format = reader.oneOf('format', 'hash', ['hash', 'blob'] as const)
+  const migrate = reader.boolean('migrate', false)
+  const prefix = reader.string('prefix', 'sess:')
+  if (format === 'hash' && !migrate && reader.raw('prefix') !== undefined) {
+    reader.mistake(
+      'prefix',
+      "is for format 'blob' and for migrate; did you mean the namespace option of createShared?",
+    )
+  }
+  if (format === 'blob') {
+    for (const name of ['absoluteTtl', 'encrypt', 'migrate']) {
+      if (reader.raw(name) !== undefined) reader.mistake(name, "is for format 'hash'")
+    }
+  }
+  return {
+    format,
+    prefix,
+    migrate,
+    ttlMs: Math.min(LONGEST_MS, Math.ceil(reader.duration('ttl', 86_400_000, 1))),
+    absoluteTtlMs: reader.duration('absoluteTtl', undefined, 1) ?? 0,
+    touchEveryMs: reader.duration('touchEvery', 60_000),
+    timeoutMs: reader.duration('timeout', 500, 1),
+    rules: readMerge(reader),
+    ring: readEncryptionKeys(reader),
+    maxBytes: reader.size('maxBytes', 65_536),
+  }
+}
+
+function readMerge(reader: OptionReader): RuleFor {
+  const given = reader.raw('merge')
+  const isRule = (rule: unknown): boolean =>
+    typeof rule === 'function' || (MERGE_RULES as readonly unknown[]).includes(rule)
+  const rules: [string, unknown][] =
+    typeof given === 'object' && given !== null ? Object.entries(given) : [['', given ?? 'mine']]
+  for (const [path, rule] of rules) {
+    if (isRule(rule)) continue
+    const where = path === '' ? '' : ` for ${show(path)}`
+    reader.mistake(
+      'merge',
+      `must be a function or one of ${MERGE_RULES.map(show).join(', ')}${where}, got ${show(rule)}`,
+    )
+  }
+  return ruleFor(given as MergeOption | undefined)
 }
 
 function readSecret(reader: OptionReader): ResolvedSessionOptions['secretsFor'] {
@@ -202,7 +285,7 @@ function isSecret(value: unknown): value is SessionSecret {
 function readName(
   reader: OptionReader,
   cookie: ResolvedCookieOptions | undefined,
-  format: 'hash' | 'blob',
+  { format, migrate }: ResolvedStoreOptions,
 ): string {
   // The characters of an RFC 6265 cookie name.
   const given = reader.string(
@@ -212,7 +295,7 @@ function readName(
     ' that can be a cookie name',
   )
   const usual = cookie?.secure === true ? '__Host-sid' : 'sid'
-  const name = given ?? (format === 'blob' ? 'connect.sid' : usual)
+  const name = given ?? (format === 'blob' || migrate ? 'connect.sid' : usual)
   if (!cookie) return name
   const refuse = (what: string): void =>
     reader.mistake('name', `'${name}' needs ${what}, or browsers refuse the cookie`)

@@ -1,7 +1,16 @@
 import expressSession from 'express-session'
 import { messageOf, SharedStateError } from '../core/errors.ts'
-import type { CookieState } from './fields.ts'
-import { keepRecord, recordOf } from './fields.ts'
+import { Cookie } from './cookie.ts'
+import {
+  type CookieState,
+  type Fields,
+  keepRecord,
+  recordNew,
+  recordOf,
+  type SessionRecord,
+} from './fields.ts'
+import type { Changes } from './merge.ts'
+import { SessionObject } from './session-object.ts'
 
 export type SessionData = expressSession.SessionData
 export type Callback = (error?: unknown) => void
@@ -14,7 +23,14 @@ export abstract class RecordedStore extends expressSession.Store {
     let session: expressSession.Session & SessionData
     const record = recordOf(data)
     try {
-      session = super.createSession(req, data)
+      const expires: unknown = data.cookie.expires
+      const { originalMaxAge } = data.cookie
+      const cookie = new Cookie(data.cookie)
+      if (typeof expires === 'string') cookie.expires = new Date(expires)
+      cookie.originalMaxAge = originalMaxAge
+      Object.assign(data, { cookie })
+      session = new SessionObject(req as object, data) as expressSession.Session & SessionData
+      req.session = session
     } catch (error) {
       throw new SharedStateError(
         'ERR_AS_ONE_SESSION',
@@ -25,6 +41,54 @@ export abstract class RecordedStore extends expressSession.Store {
     if (record) keepRecord(session, record)
     return session
   }
+}
+
+/** What we know about `session`, which is to be stored under `sid`; undefined when it came from under another id. */
+export function recordFor(sid: string, session: object): SessionRecord | undefined {
+  const known =
+    recordOf(session) ?? (session instanceof expressSession.Session ? recordNew(session, sid) : undefined)
+  return known?.sid === sid ? known : undefined
+}
+
+/** The session this request has is none that could be stored. */
+export function detachedError({ detached }: SessionRecord): SharedStateError {
+  return detached === 'unavailable'
+    ? new SharedStateError(
+        'ERR_AS_ONE_REDIS_UNAVAILABLE',
+        'sessions are unavailable: this request has none, so it cannot be changed or destroyed',
+      )
+    : Object.assign(
+        new SharedStateError(
+          'ERR_AS_ONE_SESSION',
+          'the session has just been given another id, and this request came with the old one',
+        ),
+        { status: 409 },
+      )
+}
+
+/** An update has nothing to update. */
+export function goneError(): SharedStateError {
+  const error = new SharedStateError(
+    'ERR_AS_ONE_SESSION',
+    'the session has been destroyed, or has expired, meanwhile',
+  )
+  return Object.assign(error, { status: 409 })
+}
+
+/** The baseline after a save; other saves of the same object may have moved it since this one began. */
+export function storedAfter(
+  { stored }: SessionRecord,
+  base: Fields | undefined,
+  changes: Changes | undefined,
+  saved: Fields,
+): Fields {
+  if (!stored || !changes || stored === base) return saved
+  const next = new Map(stored)
+  for (const [field, { mine }] of changes) {
+    if (mine === undefined) next.delete(field)
+    else next.set(field, mine)
+  }
+  return next
 }
 
 /** How long a session shall live from now on: a cookie that expires decides. */

@@ -2,8 +2,12 @@ import { AsyncLocalStorage } from 'node:async_hooks'
 import { expect, test } from 'vitest'
 import type { SharedStateError } from '../../src/core/errors.ts'
 import type { SessionRedis } from '../../src/session/availability.ts'
-import { type BlobSave, BlobSaves, parseBlob, type SaveOutcome } from '../../src/session/blob-saves.ts'
-import { changesBetween, fieldsOf } from '../../src/session/fields.ts'
+import { type BlobJob, type BlobOutcome, BlobSaves, parseBlob } from '../../src/session/blob-saves.ts'
+import { fieldsOf } from '../../src/session/fields.ts'
+import { changesBetween } from '../../src/session/merge.ts'
+
+const savesOn = (redis: SessionRedis, timeoutMs = 500): BlobSaves =>
+  new BlobSaves({ redis, timeoutMs, rules: () => 'mine' })
 
 type Reply = { reply: unknown } | { error: unknown }
 
@@ -11,6 +15,7 @@ type Reply = { reply: unknown } | { error: unknown }
 function fakeRedis() {
   const asked: { text: string; expected: string | undefined; answer(reply: Reply): void }[] = []
   const call = (
+    _key: string,
     command: (client: unknown) => unknown,
     callback: (error: unknown, reply?: unknown) => void,
   ) => {
@@ -24,21 +29,21 @@ function fakeRedis() {
   return { asked, redis: { call } as unknown as SessionRedis }
 }
 
-function saveOf(base: string, change: (data: Record<string, unknown>) => void): BlobSave & Settled {
+function saveOf(base: string, change: (data: Record<string, unknown>) => void): BlobJob & Settled {
   const { data, blob } = parseBlob(base)
   change(data as never)
   const fields = fieldsOf(data)
-  let settle: (outcome: SaveOutcome) => void = () => {}
-  const settled = new Promise<SaveOutcome>((resolve) => {
+  let settle: (outcome: BlobOutcome) => void = () => {}
+  const settled = new Promise<BlobOutcome>((resolve) => {
     settle = resolve
   })
   const cookie = JSON.stringify(data.cookie)
-  const delta = { base: blob, changes: changesBetween(blob.fields, fields) }
-  return { delta, fields, cookie, seconds: 60, done: settle, settled }
+  const changes = changesBetween(blob.fields, fields)
+  return { before: blob, changes, fields, cookie, seconds: 60, done: settle, settled }
 }
 
 interface Settled {
-  settled: Promise<SaveOutcome>
+  settled: Promise<BlobOutcome>
 }
 
 const base = '{"cookie":{"path":"/"},"a":1,"b":1}'
@@ -50,23 +55,23 @@ test('a save that finds another string applies its changes to that, and only tho
     delete data.b
     data.new = [{}]
   })
-  new BlobSaves(redis, 500).add('key', save)
+  savesOn(redis).add('key', save)
   expect(asked[0]).toMatchObject({
     expected: base,
     text: '{"cookie":{"path":"/"},"a":2,"new":[{}]}',
   })
-  const theirs = '{"a":1,"b":9,"theirs":"x","cookie":{"path":"/"}}'
+  const theirs = '{"a":1,"b":1,"theirs":"x","cookie":{"path":"/"}}'
   asked[0]?.answer({ reply: theirs })
   expect(asked[1]?.expected).toBe(theirs)
   expect(JSON.parse(asked[1]?.text ?? '')).toEqual({ cookie: { path: '/' }, a: 2, theirs: 'x', new: [{}] })
   asked[1]?.answer({ reply: 1 })
-  const { stored, error } = await save.settled
-  expect([stored?.text, error]).toEqual([asked[1]?.text, undefined])
+  const { blob, error } = await save.settled
+  expect([blob?.text, error]).toEqual([asked[1]?.text, undefined])
 })
 
 test('what comes while a session is being saved is written together, on top of that', async () => {
   const { asked, redis } = fakeRedis()
-  const saves = new BlobSaves(redis, 500)
+  const saves = savesOn(redis)
   const all = ['one', 'two', 'three'].map((key) => saveOf(base, (data) => Object.assign(data, { [key]: 1 })))
   for (const save of all) saves.add('key', save)
   const elsewhere = saveOf(base, (data) => Object.assign(data, { other: 1 }))
@@ -77,13 +82,13 @@ test('what comes while a session is being saved is written together, on top of t
   expect(asked[2]?.expected).toBe(asked[0]?.text)
   expect(JSON.parse(asked[2]?.text ?? '')).toMatchObject({ a: 1, one: 1, two: 1, three: 1 })
   asked[2]?.answer({ reply: 1 })
-  const texts = await Promise.all(all.map(async ({ settled }) => (await settled).stored?.text))
+  const texts = await Promise.all(all.map(async ({ settled }) => (await settled).blob?.text))
   expect(texts).toEqual([asked[0]?.text, asked[2]?.text, asked[2]?.text])
 })
 
 test('gone is gone for each; an error is for all who wait', async () => {
   const { asked, redis } = fakeRedis()
-  const saves = new BlobSaves(redis, 500)
+  const saves = savesOn(redis)
   const make = () => saveOf(base, (data) => Object.assign(data, { x: 1 }))
   const [first, second, third] = [make(), make(), make()]
   saves.add('key', first)
@@ -103,7 +108,7 @@ test('gone is gone for each; an error is for all who wait', async () => {
 test('a session that others keep changing: an error in time, for which 503 is the answer', async () => {
   const { asked, redis } = fakeRedis()
   const save = saveOf(base, (data) => Object.assign(data, { x: 1 }))
-  new BlobSaves(redis, 30).add('key', save)
+  savesOn(redis, 30).add('key', save)
   for (let i = 0; i < 5; i++) asked[i]?.answer({ reply: `{"cookie":{},"i":${i}}` })
   expect(asked).toHaveLength(6)
   await new Promise((resolve) => setTimeout(resolve, 40))
@@ -117,7 +122,7 @@ test('a corrupted string in between is an error, and is left alone', async () =>
   for (const corrupted of ['{', '[]', '"text"', 'null', '']) {
     const { asked, redis } = fakeRedis()
     const save = saveOf(base, (data) => Object.assign(data, { x: 1 }))
-    new BlobSaves(redis, 500).add('key', save)
+    savesOn(redis).add('key', save)
     asked[0]?.answer({ reply: corrupted })
     expect(((await save.settled).error as Error).message).toContain('the stored session is corrupted')
     expect(asked).toHaveLength(1)
@@ -126,7 +131,7 @@ test('a corrupted string in between is an error, and is left alone', async () =>
 
 test("each save is settled in its caller's async context", async () => {
   const { asked, redis } = fakeRedis()
-  const saves = new BlobSaves(redis, 500)
+  const saves = savesOn(redis)
   const context = new AsyncLocalStorage<string>()
   const seen: unknown[] = []
   for (const name of ['first', 'second']) {

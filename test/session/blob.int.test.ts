@@ -119,7 +119,7 @@ test('what anybody stores between our load and our save is kept', async () => {
   await get(`${site}/first`, { jar })
   expect((await get(`${site}/second`, { jar })).status).toBe(200)
   const { cookie: _, ...stored } = JSON.parse((await redis.get(keyOf(jar))) ?? '')
-  expect(stored).toEqual({ a: 2, c: 3, theirs: { deep: [] } })
+  expect(stored).toEqual({ a: 2, b: 5, c: 3, theirs: { deep: [] } })
 })
 
 test('several saves in one request, a new session and one replaced', async () => {

@@ -15,7 +15,7 @@ const apple = 's:apple.D8Y+pkTAmeR0PobOhY4G97PRW+j7bUnP/5m6/On1MCU'
 const requestWith = (cookie: string | undefined, extra: object = {}): CookieRequest =>
   ({ headers: { cookie }, ...extra }) as CookieRequest
 const read = (cookie: string | undefined, secrets: string[] = [secret]): string | undefined =>
-  readSessionId(requestWith(cookie), 'sid', secretsOf(secrets))
+  readSessionId(requestWith(cookie), 'sid', secretsOf(secrets))?.sid
 
 test("the format is express-session's", () => {
   expect(signSessionId('apple', secret)).toBe(apple)
@@ -62,11 +62,13 @@ test('what is not signed by us is no session', () => {
 test('a cookie is remembered as it came, for the secrets that signed it, and only when they did', () => {
   const secrets = secretsOf([secret])
   const forged = apple.replace('D8', 'D9')
-  const ask = (value: string) => readSessionId(requestWith(`sid=${value}; other=1`), 'sid', secrets)
+  const ask = (value: string) => readSessionId(requestWith(`sid=${value}; other=1`), 'sid', secrets)?.sid
   for (let i = 0; i < 3; i++) {
     expect([ask(apple), ask(encodeURIComponent(apple)), ask(forged)]).toEqual(['apple', 'apple', undefined])
   }
-  expect(secrets.verified.get(apple)).toBe('apple')
+  expect(secrets.verified.get(apple)).toEqual({ sid: 'apple', isOld: false })
+  const newer = secretsOf(['newer', secret])
+  expect(readSessionId(requestWith(`sid=${apple}`), 'sid', newer)).toEqual({ sid: 'apple', isOld: true })
   expect(secrets.verified.get(forged)).toBeUndefined()
   expect(readSessionId(requestWith(`sid=${apple}`), 'sid', secretsOf(['another']))).toBeUndefined()
   const long = signSessionId('a'.repeat(1_000), secret)
@@ -85,7 +87,7 @@ test('a forged cookie in front does not hide the real one; a flood of them is no
 })
 
 test("cookie-parser's findings count like express-session counts them", () => {
-  const found = (extra: object) => readSessionId(requestWith('a=b', extra), 'sid', secretsOf([secret]))
+  const found = (extra: object) => readSessionId(requestWith('a=b', extra), 'sid', secretsOf([secret]))?.sid
   expect(found({ signedCookies: { sid: 'apple' } })).toBe('apple')
   expect(found({ signedCookies: { sid: false } })).toBeUndefined()
   expect(found({ cookies: { sid: apple } })).toBe('apple')

@@ -1,7 +1,6 @@
 import { expect, test } from 'vitest'
 import type { SharedStateError } from '../../src/core/errors.ts'
 import {
-  changesBetween,
   fieldsOf,
   isChanged,
   isCookieChanged,
@@ -10,6 +9,7 @@ import {
   recordNew,
   recordOf,
 } from '../../src/session/fields.ts'
+import { changesBetween } from '../../src/session/merge.ts'
 
 const codeOf = (run: () => unknown): unknown => {
   try {
@@ -48,10 +48,12 @@ test('cycles and BigInts are refused by name', () => {
 test('changes are what differs, was added or was removed', () => {
   const base = fieldsOf({ same: [1], changed: { a: 1 }, removed: 1, emptied: 1 })
   const now = fieldsOf({ same: [1], changed: { a: 2 }, added: 'x', emptied: undefined })
-  expect(changesBetween(base, now)).toEqual({
-    set: ['changed', '{"a":2}', 'added', '"x"'],
-    removed: ['removed', 'emptied'],
-  })
+  expect([...changesBetween(base, now)]).toEqual([
+    ['changed', { base: '{"a":1}', mine: '{"a":2}' }],
+    ['added', { base: undefined, mine: '"x"' }],
+    ['removed', { base: '1', mine: undefined }],
+    ['emptied', { base: '1', mine: undefined }],
+  ])
   expect(isChanged(base, now)).toBe(true)
   expect(isChanged(base, fieldsOf({ emptied: 1, removed: 1, changed: { a: 1 }, same: [1] }))).toBe(false)
   expect(isChanged(fieldsOf({ a: 1 }), fieldsOf({ b: 1 }))).toBe(true)

@@ -24,6 +24,12 @@ test('defaults', () => {
     ttlMs: 86_400_000,
     touchEveryMs: 60_000,
     timeoutMs: 500,
+    absoluteTtlMs: 0,
+    migrate: false,
+    rules: expect.any(Function),
+    ring: new Map(),
+    maxBytes: 65_536,
+    onUnavailable: 'error',
     commit: 'before-headers',
     resave: false,
     saveUninitialized: false,
@@ -144,7 +150,7 @@ test('format blob: the names connect-redis and express-session use', () => {
   expect(mistakes({ secret, format: 'blob', prefix: '' })).toContain('prefix must be a string')
   expect(mistakes({ secret, format: 'json' })).toContain("format must be one of 'hash', 'blob', got 'json'")
   expect(mistakes({ secret, prefix: 'app:' })).toContain(
-    "prefix is for format 'blob'; did you mean the namespace option of createShared?",
+    "prefix is for format 'blob' and for migrate; did you mean the namespace option of createShared?",
   )
 })
 

@@ -45,12 +45,18 @@ interface Visit {
 
 test('at rest: a hash under the hashed id, a field per key, times of the server, a TTL', async () => {
   const { key, sid } = await visit({ ttl: '1h' })
-  const { cookie, '~created': created, '~touched': touched, ...fields } = await redis.hgetall(key)
+  const {
+    cookie,
+    '~created': created,
+    '~touched': touched,
+    '~rev': rev,
+    ...fields
+  } = await redis.hgetall(key)
   expect(fields).toEqual({ count: '1' })
   expect(JSON.parse(cookie ?? '')).toMatchObject({ originalMaxAge: null, httpOnly: true, path: '/' })
   const [seconds] = await redis.time()
   expect(Number(created)).toBeGreaterThan((Number(seconds) - 60) * 1_000)
-  expect(touched).toBe(created)
+  expect([touched, rev]).toEqual([created, created])
   const pttl = await redis.pttl(key)
   expect(pttl).toBeGreaterThan(3_500_000)
   expect(pttl).toBeLessThanOrEqual(3_600_000)
@@ -80,14 +86,19 @@ test('only what was changed is sent', async () => {
   await redis.hset(key, 'count', '41', 'elsewhere', '"kept"')
   const before = await redis.hgetall(key)
   await get(`${url}/add`, { jar })
-  expect(await redis.hgetall(key)).toMatchObject({ ...before, added: 'true', '~touched': expect.any(String) })
+  expect(await redis.hgetall(key)).toMatchObject({
+    ...before,
+    added: 'true',
+    '~touched': expect.any(String),
+    '~rev': String(Number(before['~rev']) + 1),
+  })
   await get(`${url}/remove`, { jar })
   expect(await redis.hgetall(key)).not.toHaveProperty('added')
   expect((await get(`${url}/change`, { jar })).json()).toMatchObject({ count: 42, elsewhere: 'kept' })
 })
 
 test('many fields and large ones', async () => {
-  const { url, jar } = await visit({}, (req, res) => {
+  const { url, jar } = await visit({ maxBytes: '2mb' }, (req, res) => {
     if (req.url === '/change') for (let i = 0; i < 5_000; i++) req.session[`field${i}`] = i
     if (req.url === '/large') req.session.large = 'x'.repeat(1_000_000)
     if (req.url === '/less') for (let i = 0; i < 4_999; i++) delete req.session[`field${i}`]
