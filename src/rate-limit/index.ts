@@ -1,4 +1,6 @@
 export { ipKey } from './client-key.ts'
+export { type ExpressRateLimitStore, expressRateLimitStore } from './express-rate-limit-store.ts'
+export { flexibleLimiter } from './flexible-limiter.ts'
 export type { HeaderDialect } from './headers.ts'
 export { type ConsumeOptions, createRateLimiter, type RateLimiter, rateLimiter } from './limiter.ts'
 export type {

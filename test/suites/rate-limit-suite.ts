@@ -1,6 +1,11 @@
 import { beforeAll, describe, expect, test } from 'vitest'
 import type { SharedContext } from '../../src/context.ts'
-import { createRateLimiter, type RateLimitAlgorithm, type RateLimiter } from '../../src/rate-limit/index.ts'
+import {
+  createRateLimiter,
+  type RateLimitAlgorithm,
+  type RateLimiter,
+  type RateLimiterOptions,
+} from '../../src/rate-limit/index.ts'
 import { until } from '../helpers/until.ts'
 import { ttls, worker } from '../rate-limit/app.ts'
 
@@ -56,8 +61,12 @@ export function rateLimitSuite(
     })
 
     /** The same limiter in two processes. */
-    const limiters = (limit: number, per: number | `${number}${'s' | 'm' | 'h'}`) => {
-      const options = { name: `n${names++}`, limit, per, algorithm }
+    const limiters = (
+      limit: number,
+      per: number | `${number}${'s' | 'm' | 'h'}`,
+      more: Partial<RateLimiterOptions> = {},
+    ) => {
+      const options = { name: `n${names++}`, limit, per, algorithm, ...more }
       return [onlyRedis(createRateLimiter(one, options)), onlyRedis(createRateLimiter(two, options))] as const
     }
 
@@ -179,6 +188,115 @@ export function rateLimitSuite(
       await expect(a.consume(key as string)).rejects.toMatchObject({
         code: 'ERR_AS_ONE_RATE_LIMIT',
         message: expect.stringContaining('key must be a non-empty string or a number'),
+      })
+    })
+
+    steadily('refund gives back what a decision has taken, once, and to all', async () => {
+      const [a, b] = limiters(3, '1h')
+      const first = await a.consume('k')
+      const big = await b.consume('k', { cost: 2 })
+      expect((await a.consume('k')).allowed).toBe(false)
+      expect(await b.refund(big)).toBe(true)
+      expect(await b.refund(big)).toBe(false)
+      // a knows of a refusal, until it hears that there is room.
+      await until(async () => (await a.consume('k', { cost: 2 })).allowed, { what: 'a to admit', every: 2 })
+      expect((await b.peek('k')).remaining).toBe(0)
+      expect(await a.refund(await a.peek('k'))).toBe(false) // has taken nothing
+      expect(await b.refund(first)).toBe(false) // not made by it
+      expect(await a.refund(first)).toBe(true)
+      // GCRA has drained a little of it by itself, and gives back only the rest.
+      await until(async () => (await b.peek('k')).remaining === 1, { what: 'room for one', every: 5 })
+      await expect(a.refund({ ...first })).rejects.toMatchObject({ code: 'ERR_AS_ONE_RATE_LIMIT' })
+    })
+
+    steadily('a late refund does not reach into the next window', async () => {
+      const [a, b] = limiters(2, 200)
+      const late = await a.consume('k', { cost: 2 })
+      await new Promise((resolve) => setTimeout(resolve, 240))
+      expect((await b.consume('k', { cost: 2 })).allowed).toBe(true)
+      await a.refund(late)
+      const { remaining, resetMs } = await b.peek('k')
+      expect(resetMs).toBeGreaterThan(0)
+      // GCRA has drained a little of the second charge by itself.
+      expect(remaining).toBeLessThanOrEqual(algorithm === 'gcra' ? 1 : 0)
+      expect((await b.consume('k', { cost: 2 })).allowed).toBe(false)
+    })
+
+    steadily('penalty takes whether it fits or not', async () => {
+      const [a, b] = limiters(5, '1h')
+      expect(await a.penalty('k', 3)).toMatchObject({ allowed: true, remaining: 2, source: 'redis' })
+      expect(await b.penalty('k', 30)).toMatchObject({ allowed: false, remaining: 0 })
+      expect((await a.consume('k')).allowed).toBe(false)
+      for (const cost of [0, -1, 1.5, 2e9])
+        await expect(a.penalty('k', cost)).rejects.toMatchObject({ code: 'ERR_AS_ONE_RATE_LIMIT' })
+    })
+
+    steadily('block refuses for so long, keeps the counts, and reset ends it', async () => {
+      const [a, b] = limiters(3, '1h')
+      await a.consume('k', { cost: 2 })
+      await b.block('k', 150)
+      const { allowed, retryAfterMs, remaining } = await a.consume('k')
+      expect([allowed, remaining]).toEqual([false, 0])
+      expect(retryAfterMs).toBeGreaterThan(0)
+      if (algorithm !== 'fixed-window') {
+        expect(retryAfterMs).toBeLessThanOrEqual(150)
+        await new Promise((resolve) => setTimeout(resolve, 160))
+        expect(await a.consume('k')).toMatchObject({ allowed: true, remaining: 0 })
+      }
+      await b.block('k', '2h')
+      expect((await b.consume('k')).retryAfterMs).toBeGreaterThan(7_100_000)
+      await b.reset('k')
+      expect(await b.consume('k')).toMatchObject({ allowed: true, remaining: 2 })
+      for (const duration of [0, -1, '32d', 'soon', undefined])
+        await expect(b.block('k', duration as never)).rejects.toMatchObject({ code: 'ERR_AS_ONE_RATE_LIMIT' })
+    })
+
+    steadily('blockFor: who was refused waits, however early it would fit again', async () => {
+      const [a, b] = limiters(2, 200, { blockFor: '1h' })
+      await a.consume('k', { cost: 2 })
+      expect((await b.consume('k')).retryAfterMs).toBeGreaterThan(3_500_000)
+      await new Promise((resolve) => setTimeout(resolve, 260))
+      expect((await a.consume('k')).allowed).toBe(false)
+      expect((await a.peek('k')).retryAfterMs).toBeLessThanOrEqual(3_600_000)
+    })
+
+    steadily('a limit told with each call', async () => {
+      const [a, b] = limiters(5, '1h')
+      expect(await a.consume('k', { cost: 5 })).toMatchObject({ remaining: 0, policy: { limit: 5 } })
+      expect((await a.consume('k')).allowed).toBe(false)
+      expect(await a.consume('k', { limit: 20 })).toMatchObject({
+        allowed: true,
+        remaining: 14,
+        policy: { limit: 20 },
+      })
+      expect((await b.consume('k', { limit: 6 })).allowed).toBe(false)
+      for (const limit of [0, -1, 0.5, Number.NaN, 1e15, '7', [5, 5]])
+        await expect(a.consume('k', { limit: limit as number })).rejects.toMatchObject({
+          code: 'ERR_AS_ONE_RATE_LIMIT',
+        })
+    })
+
+    steadily('what was refused is not asked again before it fits', async () => {
+      const [a] = limiters(1, '1h')
+      await a.consume('k')
+      const refused = await a.consume('k')
+      const known = await Promise.all(Array.from({ length: 50 }, () => a.consume('k')))
+      expect(refused.source).toBe('redis')
+      for (const { source, allowed, retryAfterMs } of known) {
+        expect([source, allowed]).toEqual(['known', false])
+        expect(retryAfterMs).toBeLessThanOrEqual(refused.retryAfterMs)
+        expect(retryAfterMs).toBeGreaterThan(refused.retryAfterMs - 5_000)
+      }
+      expect(a.stats()).toMatchObject({ allowed: 1, refused: 51, sources: { redis: 2, known: 50 } })
+    })
+
+    steadily('a signal ends the wait', async () => {
+      const [a] = limiters(1, '1h')
+      await expect(a.consume('k', { signal: AbortSignal.abort() })).rejects.toMatchObject({
+        code: 'ERR_AS_ONE_ABORTED',
+      })
+      expect(await a.consume('other', { signal: new AbortController().signal })).toMatchObject({
+        allowed: true,
       })
     })
 
