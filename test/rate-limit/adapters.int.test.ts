@@ -1,6 +1,9 @@
+import type http from 'node:http'
+import type { IncomingMessage, ServerResponse } from 'node:http'
 import express from 'express'
 import { rateLimit } from 'express-rate-limit'
 import fastify from 'fastify'
+// @ts-expect-error it has no types, and we need none
 import Koa from 'koa'
 import { RateLimiterRes, RateLimiterUnion } from 'rate-limiter-flexible'
 import { beforeEach, expect, test, vi } from 'vitest'
@@ -17,6 +20,14 @@ import { get } from '../helpers/http.ts'
 import { sharedRedis, testNamespace } from '../helpers/redis.ts'
 import { until } from '../helpers/until.ts'
 import { serve, worker } from './app.ts'
+
+interface KoaContext {
+  req: IncomingMessage
+  res: ServerResponse
+  ip: string
+  body: string
+  respond: boolean
+}
 
 let ctx: SharedContext
 
@@ -108,12 +119,12 @@ test('in the form of rate-limiter-flexible: alone and in a union of theirs', asy
 test('Koa', async () => {
   const limit = createRateLimit(ctx, { limit: 1, per: '1h', onUnavailable: 'deny' })
   const koa = new Koa()
-  koa.use(async (context, next) => {
+  koa.use(async (context: KoaContext, next: () => Promise<void>) => {
     if (await limit.admit(context.req, context.res, { key: ipKey(context.ip) })) return next()
     context.respond = false
   })
   const downstream = vi.fn()
-  koa.use((context) => {
+  koa.use((context: KoaContext) => {
     downstream()
     context.body = 'ok'
   })
@@ -131,7 +142,7 @@ test('Koa', async () => {
 
 test('Fastify', async () => {
   const limit = createRateLimit(ctx, { limit: 1, per: '1h', onUnavailable: 'deny' })
-  const server = fastify({ trustProxy: 1 })
+  const server = fastify<http.Server>({ trustProxy: '127.0.0.1' })
   server.addHook('onRequest', async (request, reply) => {
     if (!(await limit.admit(request.raw, reply.raw, { key: ipKey(request.ip) }))) reply.hijack()
   })

@@ -1,8 +1,7 @@
-import { once } from 'node:events'
 import http, { type ServerResponse } from 'node:http'
 import { beforeEach, describe, expect, test } from 'vitest'
 import type { SharedContext } from '../../src/context.ts'
-import { createRateLimit, createRateLimiter } from '../../src/rate-limit/index.ts'
+import { createRateLimit, createRateLimiter, type RateLimitDecision } from '../../src/rate-limit/index.ts'
 import { get } from '../helpers/http.ts'
 import { sharedRedis, startRedis, startRedisCluster, testNamespace } from '../helpers/redis.ts'
 import { until } from '../helpers/until.ts'
@@ -32,42 +31,68 @@ describe.each(['one Redis', 'a 3-master Cluster'])('concurrency on %s', (where) 
 
   test('as many at once as the limit says, over all processes; what ends makes room', async () => {
     const [a, b] = [createRateLimiter(one, options), createRateLimiter(two, options)]
-    const decisions = await Promise.all(
-      Array.from({ length: 40 }, (_, index) => (index % 2 ? a : b).consume('k')),
-    )
-    const inFlight = decisions.flatMap((decision, index) =>
-      decision.allowed ? [{ decision, by: index % 2 ? a : b }] : [],
-    )
-    expect(inFlight).toHaveLength(3)
-    expect(await a.peek('k')).toMatchObject({ allowed: false, remaining: 0 })
-    const [first] = inFlight
-    expect(await first?.by.refund(first.decision)).toBe(true)
-    expect(await first?.by.refund(first.decision)).toBe(false)
-    await until(async () => (await b.peek('k')).remaining === 1, { what: 'room for one' })
-    expect((await b.consume('k', { cost: 2 })).allowed).toBe(false)
-    expect((await b.consume('k')).allowed).toBe(true)
-    for (const [key, ttl] of await ttls(one)) expect(ttl, key).toBeGreaterThan(0)
+    await steadily(async (key) => {
+      const decisions = await Promise.all(
+        Array.from({ length: 40 }, (_, index) => (index % 2 ? a : b).consume(key)),
+      )
+      counted(...decisions)
+      const inFlight = decisions.flatMap((decision, index) =>
+        decision.allowed ? [{ decision, by: index % 2 ? a : b }] : [],
+      )
+      expect(inFlight).toHaveLength(3)
+      expect(counted(await a.peek(key))).toMatchObject([{ allowed: false, remaining: 0 }])
+      const [first] = inFlight
+      expect(await first?.by.refund(first.decision)).toBe(true)
+      expect(await first?.by.refund(first.decision)).toBe(false)
+      await until(async () => (await b.peek(key)).remaining === 1, { what: 'room for one' })
+      expect(counted(await b.consume(key, { cost: 2 }))).toMatchObject([{ allowed: false }])
+      expect(counted(await b.consume(key))).toMatchObject([{ allowed: true }])
+    })
+    for (const [key, ttl] of await ttls(one)) expect(ttl, key).not.toBe(-1)
   })
 
   test('it is held for as long as it lasts, and freed when its process is gone', async () => {
     const [a, b] = [createRateLimiter(one, options), createRateLimiter(two, options)]
-    await a.consume('k', { cost: 3 })
-    const until3s = performance.now() + 3_000 // half as long again as without a heartbeat
-    while (performance.now() < until3s) {
-      expect((await b.consume('k')).allowed).toBe(false)
-      await new Promise((resolve) => setTimeout(resolve, 100))
-    }
-    await one.closing.close()
-    await until(async () => (await b.consume('k')).allowed, { what: 'room' })
+    await steadily(async (key) => {
+      counted(await a.consume(key, { cost: 3 }))
+      const late = performance.now() + 3_000 // half as long again as without a heartbeat
+      while (performance.now() < late) {
+        expect((await b.consume(key)).allowed).toBe(false)
+        await new Promise((resolve) => setTimeout(resolve, 100))
+      }
+      await one.closing.close()
+      await until(async () => (await b.consume(key)).allowed, { what: 'room' })
+    })
   })
 })
+
+class Hiccup extends Error {}
+
+/** On a busy machine Redis does not always answer in time; what is tested here is what it answers. */
+function counted(...decisions: RateLimitDecision[]): RateLimitDecision[] {
+  if (decisions.some(({ source }) => source === 'none')) throw new Hiccup('Redis did not answer in time')
+  return decisions
+}
+
+/** With a key of its own for each attempt. */
+async function steadily(attempt: (key: string) => Promise<void>): Promise<void> {
+  for (let left = 10; ; left--) {
+    try {
+      return await attempt(`key-${left}`)
+    } catch (error) {
+      if (!(error instanceof Hiccup) || left === 0) throw error
+      await new Promise((resolve) => setTimeout(resolve, 300))
+    }
+  }
+}
 
 test('a hiccup in which replies are lost leaves no slot behind', async () => {
   const redis = await startRedis()
   const ctx = worker(redis.url, testNamespace())
   const limiter = createRateLimiter(ctx, options)
   await until(async () => (await limiter.peek('k')).source === 'redis', { what: 'Redis' })
-  const held = await limiter.consume('k')
+  let held = await limiter.consume('k')
+  while (held.source === 'none') held = await limiter.consume('k')
   await redis.pause()
   const lost = await Promise.all([limiter.consume('k'), limiter.consume('k'), limiter.refund(held)])
   expect(lost.slice(0, 2)).toMatchObject([{ source: 'none' }, { source: 'none' }])
@@ -117,10 +142,9 @@ test('the middleware holds a slot until the response is over, also when the clie
   ])
   expect(parseList(refused.headers.ratelimit as string)).toEqual([{ value: 'default', params: { r: 0 } }])
   expect(refused.headers['retry-after']).toBe('1')
-  for (const res of waiting) res.end('done')
-  await answered
   gone.destroy()
-  await once(gone, 'close')
+  for (const res of waiting) if (!res.destroyed) res.end('done')
+  await answered
   const limiter = createRateLimiter(ctx, { limit: 2, algorithm: 'concurrency' })
   await until(async () => (await limiter.peek('all')).remaining === 2, { what: 'both slots to be free' })
 })
