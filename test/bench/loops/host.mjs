@@ -25,3 +25,4 @@ process.on('message', async ({ runMs, count }) => {
   process.send({ done, us, cpuUs: user + system, worstMs: worst, rssMb: process.memoryUsage.rss() / 2 ** 20 })
 })
 process.on('SIGTERM', () => process.exit())
+process.on('disconnect', () => process.exit())
