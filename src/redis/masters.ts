@@ -2,6 +2,7 @@ import { type Cluster, Redis, type RedisOptions } from 'ioredis'
 import { messageOf } from '../core/errors.ts'
 import { type Address, addressOf, mapped } from './address.ts'
 import type { RedisConnection } from './client.ts'
+import { openSentinels } from './sentinels.ts'
 import { slotOf } from './slots.ts'
 import type { ConnectTarget } from './source.ts'
 import { identityIn } from './tracking-link.ts'
@@ -37,12 +38,22 @@ const CONTROL_PROFILE = {
 } as const satisfies RedisOptions
 const PROBE_TTL_MS = 5_000
 
-/** One server, or the one that Sentinel names: the connection for commands must lead to the one we listen to. */
-export function singleMaster(
+/**
+ * One server, or the one that the sentinels name: the connection for commands must lead to the one we listen to, and
+ * no sentinel may know of another one. They are asked before the connections are made, so that none can be older.
+ */
+export async function singleMaster(
   target: ConnectTarget & { kind: 'server' },
   commands: RedisConnection,
   heard: () => string,
-): Masters {
+  connectionName: string,
+): Promise<Masters> {
+  const sentinels = target.options.sentinels ? openSentinels(target.options, connectionName) : undefined
+  const named = await sentinels?.master()
+  if (sentinels && named === undefined) {
+    sentinels.close()
+    throw new Error('the sentinels do not name one master')
+  }
   return {
     list: [
       {
@@ -64,9 +75,14 @@ export function singleMaster(
       if (identity !== heard())
         throw new Error('commands reach another server than the one that is listened to')
       if (identity.endsWith('slave')) throw new Error('the server is a replica')
-      return true
+      if (!sentinels) return true
+      const now = await sentinels.master()
+      if (now !== undefined && now !== named) throw new Error('the sentinels name another master')
+      return now === named
     },
-    close() {},
+    close() {
+      sentinels?.close()
+    },
   }
 }
 

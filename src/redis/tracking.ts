@@ -75,7 +75,7 @@ export function openTracking(source: RedisSource, options: TrackingOptions): Tra
     const masters =
       target.kind === 'cluster'
         ? await clusterMasters(target, attempts, 'as-one:hub-topology')
-        : singleMaster(target, commands, () => identities[0] ?? '')
+        : await singleMaster(target, commands, () => identities[0] ?? '', 'as-one:hub-topology')
     mine.masters = masters
     if (mine.over) masters.close()
     checkStill(mine)
