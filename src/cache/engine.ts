@@ -172,14 +172,21 @@ export class CacheEngine {
       proofEveryMs: maxStalenessMs / 4,
       invalidated: (keys) => this.#hear(keys),
       proven: (at) => {
-        if (!fresh.synced) this.events.emit('l1-on', {})
+        if (!fresh.synced) {
+          this.near.endOutage()
+          this.events.emit('l1-on', {})
+        }
         fresh.proven(at)
       },
       lost: (reason, refused) => {
-        const isNews = fresh.synced || fresh.reason !== reason
+        const { synced } = fresh
+        const isNews = synced || fresh.reason !== reason
         fresh.lost(reason)
-        this.#versions.allChanged()
-        this.near.doubt()
+        // Said again at every attempt to listen; what was loaded since the first time has nothing to fear.
+        if (synced) {
+          this.#versions.allChanged()
+          this.near.doubt()
+        }
         if (isNews) this.events.emit('l1-off', { reason, refused })
       },
     })

@@ -15,7 +15,7 @@ export interface NearEntry {
   readonly token: string
   /** Names of its tags. */
   readonly tags: readonly string[]
-  /** Of the news that it has been kept up to date by. */
+  /** Of the news that it has been kept up to date by; of the outage it was made in. */
   readonly era: number
   /** False for what was loaded while Redis was away: it has its own, short time instead. */
   readonly needsProof: boolean
@@ -47,7 +47,6 @@ export interface Mark {
 
 /** What an entry costs beside its value: the copy itself, and its place in two tables and five lists of the LRU. */
 const ENTRY_OVERHEAD = 330
-const NO_TAGS: readonly string[] = []
 
 /** L1: copies of entries, and the marks of reads under way. */
 export class NearCache {
@@ -58,6 +57,8 @@ export class NearCache {
   /** Keys of copies by tag, so that a hit need not look at its tags. */
   readonly #tagged = new Map<string, Set<string>>()
   #era = 0
+  /** How often news have come back. */
+  #outages = 0
   /** Copies are of use even when news were missed. */
   #keepsOld: boolean
 
@@ -82,7 +83,7 @@ export class NearCache {
     if (copy === undefined || copy.outdated) return undefined
     const now = performance.now()
     if (now >= copy.expiresAt) return undefined
-    if (!copy.needsProof) return copy
+    if (!copy.needsProof) return copy.era === this.#outages ? copy : undefined
     return copy.era === this.#era && this.#fresh.isProven(now) ? copy : undefined
   }
 
@@ -136,7 +137,13 @@ export class NearCache {
   }
 
   /** Keeps what a loader has brought while Redis was away. */
-  fillWithoutProof(mark: Mark, { value, size }: Found, forMs: number, graceMs: number): void {
+  fillWithoutProof(
+    mark: Mark,
+    { value, size }: Found,
+    forMs: number,
+    graceMs: number,
+    tags: readonly string[] = [],
+  ): void {
     const expiresAt = mark.startedAt + forMs
     this.#keep(mark, size, {
       value,
@@ -144,8 +151,8 @@ export class NearCache {
       graceUntil: graceMs > 0 ? expiresAt + graceMs : 0,
       refreshAt: Number.POSITIVE_INFINITY,
       token: '',
-      tags: NO_TAGS,
-      era: this.#era,
+      tags,
+      era: this.#outages,
       needsProof: false,
       outdated: false,
     })
@@ -204,6 +211,11 @@ export class NearCache {
   clear(): void {
     this.#copies?.clear()
     this.#soilAll()
+  }
+
+  /** News are heard again: what was loaded in between has missed some. */
+  endOutage(): void {
+    this.#outages += 1
   }
 
   /** Anything may have changed. */

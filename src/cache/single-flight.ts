@@ -380,7 +380,7 @@ export class SingleFlight {
       const { payload, ttlMs, graceMs } = await this.#run(flight, request)
       const found = values.decode(payload)
       const forMs = Math.min(ttlMs, options.outageTtlMs)
-      if (found && forMs > 0) near.fillWithoutProof(flight.mark, found, forMs, graceMs)
+      if (found && forMs > 0) near.fillWithoutProof(flight.mark, found, forMs, graceMs, request.tags)
       return found?.value
     } finally {
       free()

@@ -9,7 +9,7 @@ import { TrackingLink, TrackingRefused } from './tracking-link.ts'
 
 /** Silence on a link for so long is its end: it is half-open or its server is frozen. */
 const PING_DEADLINE_MS = 2_000
-const SETUP_DEADLINE_MS = 4_000
+const SETUP_DEADLINE_MS = 5_000
 const PROBE_DEADLINE_MS = 2_000
 /** A server that refuses is asked again this often: an ACL can be changed without our being told. */
 const REFUSED_RETRY_MS = 30_000
@@ -91,7 +91,11 @@ export function openTracking(source: RedisSource, options: TrackingOptions): Tra
         identities[index] = await link.open()
         const key = master.keyFor(`${prefix}${PROBE_MARK}${randomBytes(8).toString('hex')}`)
         // One without slots takes no probe; when it gets some, the masters have changed and all begins anew.
-        if (key !== undefined) await link.proveWith(key, () => master.write(key), PROBE_DEADLINE_MS)
+        if (key === undefined) return
+        // Written to another server, as in the middle of a failover, it would look as if this one did not tell of it.
+        await commands.ready()
+        if (!(await masters.unchanged())) throw new Error('it is not known which server commands reach')
+        await link.proveWith(key, () => master.write(key), PROBE_DEADLINE_MS)
       }),
     )
     checkStill(mine)

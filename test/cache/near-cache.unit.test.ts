@@ -88,6 +88,34 @@ describe('a copy', () => {
     expect(near.get('over')).toBeUndefined()
     near.drop('k')
     expect(near.get('k')).toBeUndefined()
+    near.fillWithoutProof(near.begin('k'), found, 1_000, 0, ['#tag'])
+    near.dropTag('#other')
+    expect(near.get('k')?.value).toBe('value')
+    near.dropTag('#tag')
+    expect(near.get('k')).toBeUndefined()
+    near.fillWithoutProof(near.begin('k'), found, 1_000, 0)
+    near.endOutage()
+    expect(near.get('k')).toBeUndefined()
+  })
+
+  test('with grace is kept for the last step, when it is outdated or nobody knows', () => {
+    const { near } = open()
+    const graceful = { ...forAMinute, graceMs: 60_000, tags: ['#tag'] }
+    for (const end of [() => near.drop('k'), () => near.dropTag('#tag'), () => near.doubt()]) {
+      near.fill(near.begin('k'), graceful)
+      expect(near.unproven('k')?.value).toBe('value')
+      end()
+      expect(near.get('k')).toBeUndefined()
+      expect(near.last('k')?.value).toBe('value')
+    }
+    expect(near.unproven('k')?.value).toBe('value') // of that nothing has been heard
+    near.drop('k')
+    expect(near.unproven('k')).toBeUndefined()
+    for (const end of [() => near.clear(), () => near.beginWrite('k')]) {
+      near.fill(near.begin('k'), graceful)
+      end()
+      expect(near.last('k')).toBeUndefined()
+    }
   })
 
   test('wakes who waits for its change, once', () => {
