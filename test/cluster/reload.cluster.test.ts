@@ -201,3 +201,45 @@ test('a stop during a reload ends both', async () => {
   expect(await cluster.primary.exit).toEqual({ code: 0, signal: null })
   expect(cluster.primary.tree()).toEqual([])
 })
+
+test('a version that fails in the last slot only leaves the old one everywhere', async () => {
+  const app = join(tempDir(), 'app.mjs')
+  writeApp(app, '1')
+  const cluster = await startCluster({ app, options: { ...quick, workers: 3 } })
+  const before = await cluster.pids()
+  const load = mixedLoad(cluster)
+  writeApp(app, '2', "if (process.env.AS_ONE_WORKER === '2') throw new Error('not as the third')")
+  await expect(cluster.tell('reload')).rejects.toMatchObject({
+    code: 'ERR_AS_ONE_RELOAD',
+    message: expect.stringMatching(/the old workers stay: worker 2 .*not as the third/s),
+  })
+  expect(await cluster.pids()).toEqual(before)
+  await until(async () => (await cluster.status()).draining === 0, { what: 'the new ones to go' })
+  for (let i = 0; i < 6; i++) expect((await cluster.who()).version).toBe('1')
+  expect((await load.stop()).failures).toEqual([]) // those that the new ones had begun included
+})
+
+test('restart: never two versions at once', async () => {
+  const app = join(tempDir(), 'app.mjs')
+  writeApp(app, '1')
+  const cluster = await startCluster({ app, options: quick })
+  const before = await cluster.pids()
+  writeApp(app, '2')
+  const restarting = cluster.tell('restart')
+  await until(() => cluster.events('worker-ready').length > 0, { what: 'the first new one' })
+  expect(before.some((pid) => pid !== undefined && isAlive(pid))).toBe(false)
+  await restarting
+  expect((await cluster.who()).version).toBe('2')
+  expect((await cluster.status()).workers.map(({ generation }) => generation)).toEqual([2, 2])
+
+  writeApp(app, '3', "throw new Error('broken')")
+  await expect(cluster.tell('restart')).rejects.toMatchObject({
+    code: 'ERR_AS_ONE_RELOAD',
+    message: expect.stringMatching(/^restart failed: worker \d .*Error: broken/s),
+  })
+  writeApp(app, '4')
+  await until(async () => (await cluster.who()).version === '4', {
+    what: 'the repaired version',
+    deadline: 30_000,
+  })
+})
