@@ -168,7 +168,7 @@ export function specOf(
   const workers = workersOf(instances, mode, mistakes)
 
   const listenMs = read.ms('listen_timeout')
-  sizeOf(overrides.maxMemory ?? entry.max_memory_restart, mistakes)
+  const maxMemory = sizeOf(overrides.maxMemory ?? entry.max_memory_restart, mistakes)
   const options = {
     name: appName(script),
     workers,
@@ -177,6 +177,7 @@ export function specOf(
       overrides.killTimeout === undefined ? read.ms('kill_timeout') : durationOf(overrides.killTimeout),
     ),
     backoff: backoffOf(read, entry, mistakes),
+    ...(maxMemory !== undefined && { recycle: { maxMemory } }),
     ...(overrides.redis !== undefined && { redis: overrides.redis }),
     ...(overrides.namespace !== undefined && { namespace: overrides.namespace }),
     ...(read.object('cluster') as object),

@@ -1,6 +1,7 @@
 import { lstat } from 'node:fs/promises'
 import { createConnection, type Socket } from 'node:net'
 import { dirname } from 'node:path'
+import type { WorkerStatus } from '../cluster/index.ts'
 import { messageOf, SharedStateError } from '../core/errors.ts'
 import { parseSafely } from '../core/json.ts'
 import { appFiles } from './apps-dir.ts'
@@ -12,7 +13,6 @@ import {
   lineReader,
   MAX_LINE_BYTES,
   PROTOCOL,
-  type WorkerLine,
 } from './control-protocol.ts'
 
 /** For the first line of an answer; a primary whose loop is blocked does not hold up the others. */
@@ -30,7 +30,7 @@ export type Reachable =
 export async function statusOf(name: string): Promise<Reachable> {
   const { socket } = appFiles(name)
   let app: Omit<AppStatus, 'workers'> | undefined
-  const workers: WorkerLine[] = []
+  const workers: WorkerStatus[] = []
   try {
     await ask(name, { command: 'status' }, (line) => {
       if (line.type === 'app') app = line.app

@@ -16,19 +16,6 @@ export interface ControlRequest {
   readonly env?: string
 }
 
-/** By its last heartbeat. */
-export interface WorkerFigures {
-  readonly memory?: number
-  readonly cpu?: number
-  readonly heap?: number
-  readonly utilization?: number
-  readonly loopDelayP99Ms?: number
-  readonly requestsPerSecond?: number
-  readonly inFlight?: number
-}
-
-export type WorkerLine = WorkerStatus & WorkerFigures
-
 export interface AppStatus extends Omit<ClusterStatus, 'workers'> {
   readonly app: string
   readonly state: 'starting' | 'online' | 'stopping'
@@ -38,12 +25,12 @@ export interface AppStatus extends Omit<ClusterStatus, 'workers'> {
   readonly file: string
   readonly env: string | undefined
   readonly uptimeMs: number
-  readonly workers: readonly WorkerLine[]
+  readonly workers: readonly WorkerStatus[]
 }
 
 export type ControlReply =
   | { readonly v: typeof PROTOCOL; readonly type: 'app'; readonly app: Omit<AppStatus, 'workers'> }
-  | { readonly v: typeof PROTOCOL; readonly type: 'worker'; readonly worker: WorkerLine }
+  | { readonly v: typeof PROTOCOL; readonly type: 'worker'; readonly worker: WorkerStatus }
   /** While a reload runs. */
   | { readonly v: typeof PROTOCOL; readonly type: 'progress'; readonly text: string }
   | { readonly v: typeof PROTOCOL; readonly type: 'done'; readonly text?: string }

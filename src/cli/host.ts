@@ -48,6 +48,8 @@ export async function hostApp(
         desired: spec.workers,
         generation: 1,
         draining: 0,
+        address: undefined,
+        healthPort: undefined,
         workers: [],
       }
       const { mode, script, cwd, envName } = spec
@@ -90,7 +92,7 @@ export async function hostApp(
 
   async function replaceAll(
     of: PrimaryHandle,
-    { env }: ControlRequest,
+    { command, env }: ControlRequest,
     progress: (text: string) => void,
   ): Promise<void> {
     const previous = source
@@ -103,7 +105,9 @@ export async function hostApp(
       progress(`worker ${worker.index} is ready, pid ${worker.pid} (${ready} of ${desired})`)
     })
     try {
-      await of.reload()
+      // One process that does not listen may be one that must not run twice; PM2 stops it first, too.
+      const mustNotOverlap = spec.mode === 'fork' && !of.status().workers.some(({ listens }) => listens)
+      await (command === 'restart' || mustNotOverlap ? of.restart() : of.reload())
     } catch (error) {
       source = previous
       throw error
@@ -188,6 +192,7 @@ function launchOf(spec: AppSpec): Launch {
     cwd: spec.cwd,
     nodeArgs: spec.nodeArgs,
     waitReady: spec.waitReady,
+    shutdownWithMessage: spec.shutdownMessage,
     settleMs: spec.settleMs,
     options: spec.options,
     envOf: (index) => ({

@@ -1,8 +1,9 @@
 import type { Command } from 'commander'
+import type { WorkerStatus } from '../cluster/index.ts'
 import { messageOf } from '../core/errors.ts'
 import { appFiles, knownApps, readRecord } from './apps-dir.ts'
 import { statusOf } from './control-client.ts'
-import type { AppStatus, WorkerLine } from './control-protocol.ts'
+import type { AppStatus } from './control-protocol.ts'
 import { filesOf } from './logs.ts'
 import { type Column, duration, plain, screen, size, table } from './table.ts'
 import { targetsOf } from './targets.ts'
@@ -79,8 +80,8 @@ const COLORS = {
 } as const
 const readyOf = ({ workers }: AppStatus): number => workers.filter(({ state }) => state === 'ready').length
 export const sumOf = (
-  workers: readonly WorkerLine[],
-  of: (worker: WorkerLine) => number | undefined,
+  workers: readonly WorkerStatus[],
+  of: (worker: WorkerStatus) => number | undefined,
 ): number | undefined => {
   const known = workers.map(of).filter((value) => value !== undefined)
   return known.length === 0 ? undefined : known.reduce((sum, value) => sum + value, 0)
@@ -124,7 +125,7 @@ const APP_COLUMNS: readonly Column<AppLine>[] = [
 export const percent = (share: number | undefined): string =>
   share === undefined ? '-' : `${Math.round(share * 100)}%`
 
-export const WORKER_COLUMNS: readonly Column<WorkerLine>[] = [
+export const WORKER_COLUMNS: readonly Column<WorkerStatus>[] = [
   { title: 'worker', right: true, text: ({ index }) => String(index) },
   { title: 'pid', right: true, text: ({ pid }) => String(pid ?? '-') },
   {

@@ -1,5 +1,5 @@
 import inspector from 'node:inspector'
-import { performance } from 'node:perf_hooks'
+import { monitorEventLoopDelay, performance } from 'node:perf_hooks'
 import { getHeapStatistics } from 'node:v8'
 import type { Connections } from './connections.ts'
 
@@ -19,14 +19,20 @@ export interface Beat {
   readonly connections: number
   /** Share of the last second in which the event loop was busy, 0 to 1. */
   readonly utilization: number
+  /** By how much timers of the last second were late, at the 99th percentile. */
+  readonly loopDelayP99Ms: number
   /** Somebody may stop it at a breakpoint at any time. */
   readonly inspected: boolean
 }
 
 export const BEAT_MS = 1_000
+/** Of the timer whose lateness is measured; each firing is noted with this interval in it. */
+const DELAY_RESOLUTION_MS = 20
 
 /** Calls `tell` each second; keeps no process alive. */
 export function startBeating(connections: Connections, tell: (beat: Beat) => void): void {
+  const delays = monitorEventLoopDelay({ resolution: DELAY_RESOLUTION_MS })
+  delays.enable()
   let before = sample()
   function sample() {
     const { user, system } = process.cpuUsage()
@@ -41,6 +47,8 @@ export function startBeating(connections: Connections, tell: (beat: Beat) => voi
     const last = before
     const now = sample()
     before = now
+    const loopDelayP99Ms = Math.max(0, delays.percentile(99) / 1e6 - DELAY_RESOLUTION_MS)
+    delays.reset()
     const ms = now.at - last.at
     tell({
       ...connections.counts(),
@@ -49,6 +57,7 @@ export function startBeating(connections: Connections, tell: (beat: Beat) => voi
       heap: getHeapStatistics().used_heap_size,
       cpu: (now.cpuMs - last.cpuMs) / ms,
       utilization: performance.eventLoopUtilization(now.loop, last.loop).utilization,
+      loopDelayP99Ms,
       inspected: inspector.url() !== undefined,
     })
   }, BEAT_MS).unref()

@@ -2,7 +2,7 @@ import cluster, { type Worker } from 'node:cluster'
 import type { Socket } from 'node:net'
 import { messageOf } from '../core/errors.ts'
 import { awakeTimeout } from './awake-timeout.ts'
-import type { Beat } from './beat.ts'
+import { BEAT_MS, type Beat } from './beat.ts'
 import { type ToPrimary, type ToWorker, unwrap, wrap } from './control.ts'
 import type { DrainTimes } from './drain.ts'
 import { watchForHang } from './hang-watch.ts'
@@ -117,8 +117,7 @@ export function forkWorker(options: ForkOptions, events: WorkerEvents): WorkerHa
     child.kill('SIGKILL')
   }, options.readyTimeoutMs)
 
-  const settleTimer =
-    options.settleMs === undefined ? undefined : setTimeout(() => becomeReady(), options.settleMs)
+  let settleTimer: NodeJS.Timeout | undefined
   const stopWaiting = (): void => {
     stopReadyTimer()
     clearTimeout(settleTimer)
@@ -190,6 +189,9 @@ export function forkWorker(options: ForkOptions, events: WorkerEvents): WorkerHa
     else if (received === 'ready' && options.readyWhen === 'message') becomeReady()
     else if (message?.type === 'retire') events.retire(handle)
     else if (message?.type === 'beat') {
+      // The first one comes when the script has been evaluated and its event loop turns, however busy the machine is.
+      if (!beat && options.settleMs !== undefined)
+        settleTimer = setTimeout(becomeReady, Math.max(0, options.settleMs - BEAT_MS))
       beat = message.beat
       if (state !== 'ready') return
       hangWatch?.heard(beat)

@@ -52,7 +52,7 @@ export interface Listed {
     readonly pid: number
     readonly state: string
     readonly restarts: number
-    readonly stats?: Record<string, number>
+    readonly memory?: number
   }[]
 }
 

@@ -68,6 +68,8 @@ test('an ecosystem file written for PM2: start, list, logs, scale, reload under 
     expect(isAlive(pid as number)).toBe(false)
   expect((await place.list()).map(({ status }) => status)).toEqual(['stopped', 'stopped'])
 
+  expect((await place.run('logs', 'queue')).stdout).toMatch(/stopped after \d+ jobs/)
+
   expect(await place.run('start', 'web')).toMatchObject({ code: 0 })
   expect((await get(place.url)).json()).toMatchObject({ env: 'production' })
   expect((await place.run('delete', 'all')).stdout).toBe('queue: deleted\nweb: deleted\n')
