@@ -50,13 +50,15 @@ function contender(file, withRedis) {
 const contenders = {
   'as-one': contender('as-one.mjs', true),
   'process.send': contender('process-send.mjs', false),
+  'ioredis PUBLISH': contender('redis-publish.mjs', true),
 }
 
 export default {
   title: 'Bus',
   about: `One worker publishes, four receive all of it in order, messages of about 110 bytes, at most 8,000 on
 their way. \`process.send\` sends each to the primary, which sends it on; it reaches this machine only, as-one also
-gives it to Redis for the others.`,
+gives it to Redis for the others. \`ioredis PUBLISH\` is one PUBLISH for each message and a subscriber connection in
+each worker.`,
   libraries: ['ioredis'],
   plan: { rounds: 6, sampleMs: 1_000, warmUpMs: 2_000 },
   plot: { metric: 'rate', title: 'Messages per second', unit: '/s', less: false },
