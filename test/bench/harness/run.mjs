@@ -6,7 +6,7 @@ const DEFAULTS = { sittings: 2, mostSittings: 4, rounds: 4, sampleMs: 2_000, war
 /** A round during which others used more than this share of the machine says little, and is measured again … */
 const QUIET = 0.04
 /** … as often as this, per round that is wanted. A machine that is never quiet gives wide intervals instead. */
-const MOST_REPEATS = 1.5
+const MOST_REPEATS = 0.5
 
 /**
  * One case of a suite: all contenders are open at the same time and measured in turn, forwards and backwards, so that

@@ -54,7 +54,7 @@ one process: it is compared on Node 24.`,
   columns: ['rate', 'appUs', 'primaryUs', 'p50Ms', 'p99Ms', 'workersMb', 'idlePrimaryMb', 'readyMs'],
   cases: [
     { name: 'keep-alive', contenders: handedOut(kept) },
-    { name: 'fresh connections', contenders: handedOut(fresh) },
+    { name: 'fresh connections', contenders: handedOut(fresh), smoked: true },
     { name: 'shared socket, keep-alive', contenders: sharedSocket(kept), plan: { rounds: 6 } },
     { name: 'shared socket, fresh', contenders: sharedSocket(fresh), plan: { rounds: 6 } },
     { name: 'Node 24, keep-alive', contenders: onNode24(kept), plan: { rounds: 6 } },

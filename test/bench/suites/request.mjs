@@ -80,7 +80,7 @@ guarantees than either; \`bare\` is Express with none of it.`,
   cases: [
     { name: 'TCP', contenders: contenders('tcp') },
     { name: 'unix socket', contenders: contenders('unix') },
-    { name: 'only read, leases, 4 addresses', contenders: onlyRead },
+    { name: 'only read, leases, 4 addresses', contenders: onlyRead, smoked: true },
   ],
   columns: ['rate', 'appUs', 'redisUs', 'sent', 'bytes', 'p50Ms', 'p99Ms', 'workersMb', 'primaryMb'],
   added: 'bare',

@@ -56,7 +56,7 @@ see; \`bare\` is Express without sessions.`,
   added: 'bare',
   cases: [
     { name: 'changed', contenders: contenders('/changed') },
-    { name: 'read', contenders: contenders('/read') },
+    { name: 'read', contenders: contenders('/read'), smoked: true },
   ],
   bars: [
     {

@@ -10,7 +10,7 @@ export default {
   title: 'More workers',
   about: `The whole request on 1 to 8 workers. What a request costs should not grow with the number of workers; past
 the number of cores it grows for anybody, \`bare\` (Express alone) shows by how much.`,
-  smoked: ['as-one x 8'],
+  smoked: ['as-one x 1'],
   libraries: ['express', 'ioredis'],
   plan: { sittings: 1, mostSittings: 2, rounds: 4 },
   plot: { metric: 'appUs', title: 'App CPU per request', unit: 'µs' },
