@@ -12,6 +12,7 @@ export interface NearEntry {
   readonly graceUntil: number
   /** When somebody may begin to replace it. */
   refreshAt: number
+  /** Of the write that made it; empty when it is not to be replaced early. */
   readonly token: string
   /** Names of its tags. */
   readonly tags: readonly string[]
@@ -45,8 +46,8 @@ export interface Mark {
   next: Mark | undefined
 }
 
-/** What an entry costs beside its value: the copy itself, and its place in two tables and five lists of the LRU. */
-const ENTRY_OVERHEAD = 330
+/** What an entry costs beside key and value: the copy itself, its places in the LRU. Measured with four shapes of values. */
+const ENTRY_OVERHEAD = 200
 
 /** L1: copies of entries, and the marks of reads under way. */
 export class NearCache {

@@ -58,7 +58,15 @@ export const MIN_ENTRY_BYTES: number = HEADER_LENGTH
 export function fillingOf({ entry, freshMs }: Seen, found: Found, load: ResolvedLoad): Filling {
   const { graceMs, token } = entry
   const tags = entry.tags.length === 0 ? entry.tags : entry.tags.filter((_, at) => at % 2 === 0)
-  return { found, freshMs, graceMs, refreshMs: refreshIn(entry, freshMs, load), token, tags }
+  const refreshMs = refreshIn(entry, freshMs, load)
+  return { found, freshMs, graceMs, refreshMs, token: refreshMs === NEVER ? '' : ownText(token), tags }
+}
+
+const NEVER = Number.POSITIVE_INFINITY
+
+/** A part of a longer text keeps all of it in memory; the bytes of an entry are not to stay for its token. */
+function ownText(part: string): string {
+  return Buffer.from(part, 'latin1').toString('latin1')
 }
 
 /**
@@ -66,7 +74,7 @@ export function fillingOf({ entry, freshMs }: Seen, found: Found, load: Resolved
  * somebody has the lease: taking it with its own token would be stealing it.
  */
 function refreshIn({ leased, loadMs }: Entry, freshMs: number, { early, ttlMs }: ResolvedLoad): number {
-  if (early === false || leased) return Number.POSITIVE_INFINITY
+  if (early === false || leased) return NEVER
   if (early !== 'random') return freshMs - (1 - early) * ttlMs
   // XFetch with beta 1: -ln of a uniform number is exponentially distributed with mean 1.
   return freshMs + Math.max(1, loadMs) * Math.log(1 - Math.random())

@@ -127,6 +127,17 @@ describe.each(['one Redis', 'a Redis Cluster'])('processes on %s', (kind) => {
   })
 })
 
+test('copies take the memory that they are counted with, within a tenth', async () => {
+  const script = new URL('fixtures/memory.mjs', import.meta.url)
+  const args = [sharedRedis().url, testNamespace()]
+  const run = runNode(script, { args, nodeArgs: ['--expose-gc'] })
+  await run.waitFor(/heap/, 60_000)
+  const { bytes, heap, entries } = JSON.parse(run.stdout()) as Record<'bytes' | 'heap' | 'entries', number>
+  console.info(`[cache] memory of ${entries} copies: counted ${bytes}, taken ${heap}`)
+  expect(heap / bytes).toBeGreaterThan(0.9)
+  expect(heap / bytes).toBeLessThan(1.1)
+})
+
 describe('workers behind their primary', () => {
   interface Answer<T> {
     pid: number
