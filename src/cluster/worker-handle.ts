@@ -167,6 +167,7 @@ export function forkWorker(options: ForkOptions, events: WorkerEvents): WorkerHa
   const hangWatch =
     hangTimeoutMs !== undefined && child.pid !== undefined
       ? watchForHang(child.pid, hangTimeoutMs, () => {
+          if (!listens) return // a script that serves nobody may compute as long as it likes
           report = `its event loop has been blocked for ${hangTimeoutMs} ms (hangTimeout), so it was killed`
           child.kill('SIGKILL')
         })

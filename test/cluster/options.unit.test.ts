@@ -177,3 +177,44 @@ test("the caller's object is neither kept nor changed", () => {
   expect(resolved.env).not.toBe(given.env)
   expect(Object.isFrozen(resolved)).toBe(true)
 })
+
+test('limits, hang detection and the health port', () => {
+  const { recycle, hangTimeoutMs, health, waitReady } = resolveClusterOptions({}, {})
+  expect({ recycle, hangTimeoutMs, health, waitReady }).toEqual({
+    recycle: { maxMemoryBytes: undefined, maxRequests: undefined, maxAgeMs: undefined },
+    hangTimeoutMs: 30_000,
+    health: undefined,
+    waitReady: false,
+  })
+  const token = 'sixteen-characters'
+  expect(
+    resolveClusterOptions(
+      {
+        recycle: { maxMemory: '512mb', maxRequests: 10_000, maxAge: '1d' },
+        hangTimeout: false,
+        health: { port: 9_000, token },
+      },
+      {},
+    ),
+  ).toMatchObject({
+    recycle: { maxMemoryBytes: 512 * 2 ** 20, maxRequests: 10_000, maxAgeMs: 86_400_000 },
+    hangTimeoutMs: undefined,
+    health: { port: 9_000, host: '127.0.0.1', token },
+  })
+  expect(() =>
+    resolveClusterOptions(
+      {
+        recycle: { maxMemory: 'much', maxMemoryRestart: '1gb' },
+        hangTimeout: '1s',
+        health: { host: 'x', token: 'short' },
+        max_memory_restart: '1gb',
+      },
+      {},
+    ),
+  ).toThrow(
+    /recycle\.maxMemory must be a size.*hangTimeout must be a duration.*at least 2000 ms.*health\.port is missing.*health\.token must have at least 16 characters/s,
+  )
+  expect(() => resolveClusterOptions({ max_memory_restart: '1gb' }, {})).toThrow(
+    /did you mean recycle\.maxMemory/,
+  )
+})
