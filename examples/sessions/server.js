@@ -7,9 +7,11 @@ import { runCluster, sharedSession } from 'as-one'
 import express from 'express'
 
 const app = express()
-app.use(
-  sharedSession({ secret: process.env.SESSION_SECRET ?? 'only for this example', cookie: { maxAge: '7d' } }),
-)
+const sessions = sharedSession({
+  secret: process.env.SESSION_SECRET ?? 'only for this example',
+  cookie: { maxAge: '7d' },
+})
+app.use(sessions)
 app.use(express.urlencoded())
 
 app.get('/', (req, res) => {
@@ -18,14 +20,18 @@ app.get('/', (req, res) => {
   res.json({ worker: Number(process.env.AS_ONE_WORKER), pid: process.pid, views, name })
 })
 
-// A new id at login, so that one that was known before is worth nothing: as with express-session.
-app.post('/login', (req, res, next) => {
-  const { views } = req.session
-  req.session.regenerate((error) => {
-    if (error) return next(error)
-    Object.assign(req.session, { views, name: String(req.body?.name ?? 'nobody') })
-    res.redirect(303, '/')
-  })
+// A new id at login, so that one that was known before is worth nothing; everything else stays.
+app.post('/login', async (req, res) => {
+  const name = String(req.body?.name ?? 'nobody')
+  await sessions.login(req, name)
+  req.session.name = name
+  res.redirect(303, '/')
+})
+
+// Everywhere else: all sessions of this user but this one.
+app.post('/logout-others', async (req, res) => {
+  const ended = await sessions.forUser(req.session.name ?? 'nobody').destroyAll({ except: req })
+  res.json({ ended })
 })
 
 app.post('/logout', (req, res, next) => {
