@@ -121,6 +121,16 @@ test('a primary stopped for some seconds: nothing is lost silently, and order is
   await settle(workers)
 })
 
+test("to: 'primary' reaches the handle of this machine's primary, and no other", async () => {
+  const { machines, workers } = await twoMachines()
+  for (const { workers: own } of machines)
+    expect(await own[0]!.tell('askPrimary', { payload: own[0]!.id })).toEqual({
+      receipt: { local: 1, remote: 'none' },
+      answer: { heard: own[0]!.id },
+    })
+  for (const worker of workers) expect((await worker.account()).gaps).toEqual([])
+})
+
 // Its workers exit without a word, so the others have to wait for its lease to end.
 test.runIf(isLong)(
   'a primary killed under load: what its workers sent is received or reported',
