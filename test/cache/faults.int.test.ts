@@ -293,6 +293,42 @@ describe('Redis away', () => {
     expect(most).toBe(5)
   })
 
+  test('an outage is not one of the database: each key is loaded once a second', {
+    timeout: 60_000,
+  }, async () => {
+    const server = await startRedis()
+    const cache = openCache(server.url, testNamespace())
+    await untilOn(cache)
+    await server.kill()
+    const loads: number[] = []
+    const errors: unknown[] = []
+    const load = async () => {
+      loads.push(performance.now())
+      await sleep(5)
+      return 'loaded'
+    }
+    const calls: Promise<unknown>[] = []
+    const began = performance.now()
+    const forMs = long(2_500, 30_000)
+    for (let now = began; now - began < forMs; now = performance.now()) {
+      while (calls.length < (now - began) * 2)
+        calls.push(cache.getOrSet(`k${calls.length % 500}`, load).catch((error) => errors.push(error)))
+      await sleep(2)
+    }
+    await Promise.all(calls)
+    let most = 0
+    for (let from = 0, to = 0; to < loads.length; to++) {
+      while (loads[to]! - loads[from]! >= 990) from++
+      most = Math.max(most, to - from + 1)
+    }
+    console.info(
+      `[cache] outage: ${calls.length} reads, ${loads.length} loads, at most ${most} in one second`,
+    )
+    expect(errors).toEqual([])
+    expect(most).toBeLessThanOrEqual(500)
+    expect(loads.length).toBeGreaterThan(500)
+  })
+
   test('from the start: a cache works without, and comes up with it', async () => {
     const server = await startRedis()
     await server.kill()
