@@ -2,9 +2,10 @@ import express, { type Request } from 'express'
 import { beforeEach, expect, test, vi } from 'vitest'
 import type { SharedContext } from '../../src/context.ts'
 import { setProcessRole } from '../../src/core/role.ts'
-import { createRateLimit, type RateLimitOptions } from '../../src/rate-limit/index.ts'
+import { createRateLimit, createRateLimiter, type RateLimitOptions } from '../../src/rate-limit/index.ts'
 import { get, request } from '../helpers/http.ts'
 import { sharedRedis, testNamespace } from '../helpers/redis.ts'
+import { until } from '../helpers/until.ts'
 import { app, events, serve, worker } from './app.ts'
 import { parseList } from './structured-fields.ts'
 
@@ -244,3 +245,45 @@ test.each(['unknown', '1.2.3.4:5678', '', '1.2.3.4.5', '%00'])(
     else expect(reply.status).toBe(500)
   },
 )
+
+test.each([
+  ['skipFailed', 500, 200],
+  ['skipSuccessful', 200, 401],
+] as const)(
+  '%s: a response of %i gives back what it took, one of %i does not',
+  async (option, free, counted) => {
+    const middleware = limit({ limit: 2, per: '1h', key: () => 'k', onUnavailable: 'deny', [option]: true })
+    const limiter = createRateLimiter(ctx, { limit: 2, per: '1h', onUnavailable: 'deny' })
+    const url = await serve((req, res) =>
+      middleware(req, res, (error) => void res.writeHead(error ? 503 : Number(req.url?.slice(1))).end()),
+    )
+    for (let visits = 0; visits < 4; visits++) {
+      expect((await get(`${url}/${free}`)).status).toBe(free)
+      await until(async () => (await limiter.peek('k')).remaining === 2, { what: 'the charge to come back' })
+    }
+    expect((await get(`${url}/${counted}`)).status).toBe(counted)
+    expect((await limiter.peek('k')).remaining).toBe(1)
+  },
+)
+
+test('a limit per request: the plan of this customer; what is no limit is an error, never a pass', async () => {
+  const url = await app(
+    createRateLimit(ctx, {
+      limit: async (req) => Number(req.headers['x-plan'] ?? Number.NaN),
+      per: '1h',
+      onUnavailable: 'deny',
+    }),
+  )
+  const visit = (plan: string) => get(url, { headers: { 'x-plan': plan } })
+  expect((await visit('1')).headers['ratelimit-policy']).toBe('"default";q=1;w=3600')
+  expect((await visit('1')).status).toBe(429)
+  expect((await visit('5')).json()).toMatchObject({ remaining: 3, policy: { limit: 5 } })
+  for (const plan of ['0', '-1', 'x', '1e15']) {
+    const reply = await visit(plan)
+    expect([reply.status, reply.body]).toEqual([500, expect.stringContaining('limit must be a whole number')])
+  }
+  const silent = await app(
+    createRateLimit(ctx, { limit: () => undefined as never, per: '1h', name: 'silent' }),
+  )
+  expect((await get(silent)).body).toContain('limit must be a whole number')
+})
