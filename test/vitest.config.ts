@@ -22,6 +22,13 @@ const projects: Record<string, { suffix: string } & NonNullable<TestProjectInlin
     globalSetup: [helper('require-dist.ts'), helper('global-setup.ts')],
     testTimeout: 120_000,
   },
+  // They keep both cores busy by themselves: one after the other, and with nobody beside them.
+  load: {
+    suffix: 'load',
+    globalSetup: [helper('require-dist.ts'), helper('global-setup.ts')],
+    testTimeout: 120_000,
+    fileParallelism: false,
+  },
   // Needs a browser, so only `npm run test:web` asks for it.
   ...(process.env.AS_ONE_WEB === '1' && {
     web: {

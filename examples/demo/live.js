@@ -7,16 +7,20 @@ const pages = new Set()
 let redis = 'connecting'
 let since = Date.now()
 
-onBus('restored', () => setRedis('ok'))
+onBus('restored', () => setRedis('ok')) // follows a 'degraded'; at the start it is the first subscription that says so
 onBus('degraded', () => setRedis('away'))
 onBus('join', () => send('workers', workers()))
 onBus('leave', () => send('workers', workers()))
 
 // Each worker tells all others that it has heard the message: so one page, connected to one worker, knows of all.
-subscribe('demo.message', (message, { at }) => {
+const { ready } = subscribe('demo.message', (message, { at }) => {
   send('message', message)
   broadcast('demo.heard', { id: message.id, worker: me, ms: Math.max(0, Date.now() - at) })
 })
+ready.then(
+  () => setRedis('ok'),
+  () => setRedis('away'),
+)
 subscribe('demo.heard', (heard) => send('heard', heard))
 subscribe('demo.cache', (change) => send('cache', change))
 subscribe('demo.kill', (kill) => send('kill', kill))

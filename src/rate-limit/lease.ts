@@ -53,7 +53,10 @@ export class Lease {
     return left
   }
 
-  /** `askedAt` is before Redis counted, so the end is never after the one Redis means. */
+  /**
+   * `askedAt` is before Redis counted, so the end is never after the one Redis means: to the millisecond, of which
+   * Redis counts whole ones, so one is taken off.
+   */
   renew(
     { granted, remaining, resetMs, validMs, at }: Grant,
     cost: number,
@@ -61,7 +64,7 @@ export class Lease {
     askedAt: number,
   ): void {
     this.left = granted - cost
-    this.until = askedAt + validMs
+    this.until = askedAt + validMs - 1
     this.limit = limit
     this.at = at
     this.remaining = remaining

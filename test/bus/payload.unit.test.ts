@@ -116,7 +116,7 @@ const values = fc.letrec((tie) => ({
     fc.constant(null),
     fc.constant(undefined),
     fc.bigInt(),
-    fc.date({ noInvalidDate: false }),
+    fc.date({ noInvalidDate: true }), // deep equality on Node 20 takes two invalid dates for different
     fc.uint8Array({ maxLength: 8 }),
     fc.uint8Array({ maxLength: 8 }).map((bytes) => Buffer.from(bytes)),
   ),

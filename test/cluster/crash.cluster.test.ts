@@ -1,4 +1,5 @@
 import { execFileSync } from 'node:child_process'
+import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { expect, test } from 'vitest'
@@ -60,9 +61,17 @@ test('an uncaught error is told by the worker and by the primary', async () => {
 
 test('a crash loop backs off, is told once a minute, and costs the others nothing', async () => {
   const app = join(tempDir(), 'app.mjs')
-  writeApp(app, '1', "if (process.env.AS_ONE_WORKER === '1') setTimeout(() => process.exit(3), 300)")
+  const broken = join(tempDir(), 'broken')
+  writeApp(
+    app,
+    '1',
+    `import { existsSync } from 'node:fs'
+    if (process.env.AS_ONE_WORKER === '1')
+      setInterval(() => existsSync(${JSON.stringify(broken)}) && process.exit(3), 300)`,
+  )
   const cluster = await startCluster({ app, options: { backoff: { min: 50, max: 400 } } })
   const [healthy] = await cluster.pids()
+  writeFileSync(broken, '')
   const exits = () => cluster.events('worker-exited')
   await until(() => exits().length >= 5, { what: 'five crashes', deadline: 20_000 })
   exits()

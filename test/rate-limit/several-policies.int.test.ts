@@ -68,8 +68,20 @@ describe.each(['one Redis', 'a 3-master Cluster'])('several policies on %s', (wh
     const decisions = await Promise.all(
       Array.from({ length: 50 }, (_, index) => (index % 2 ? limiter : second).consume('k')),
     )
-    expect(decisions.filter(({ allowed }) => allowed)).toHaveLength(3)
-    expect((await limiter.peek('k')).policies).toMatchObject([{ remaining: 0 }, { remaining: 2 }])
+    // An answer that comes after 100 ms counts as none, on a machine with no CPU to spare.
+    const late = decisions.filter(({ source }) => source === 'none').length
+    const admitted = decisions.filter(({ allowed }) => allowed).length
+    expect(admitted).toBeLessThanOrEqual(3)
+    expect(admitted + late).toBeGreaterThanOrEqual(3)
+    // Answered by Redis: a test process starved of CPU decides by itself, and says so.
+    const peeked = await until(
+      async () => {
+        const state = await limiter.peek('k')
+        return state.source !== 'none' && state
+      },
+      { what: 'an answer from Redis' },
+    )
+    expect(peeked.policies).toMatchObject([{ remaining: 0 }, { remaining: 2 }])
   })
 
   test('refund, block, penalty and reset are for all of them', async () => {
