@@ -30,8 +30,8 @@ app.post('/login', async (req, res) => {
 
 // Everywhere else: all sessions of this user but this one.
 app.post('/logout-others', async (req, res) => {
-  const ended = await sessions.forUser(req.session.name ?? 'nobody').destroyAll({ except: req })
-  res.json({ ended })
+  if (!req.session.name) return res.sendStatus(401)
+  res.json({ ended: await sessions.forUser(req.session.name).destroyAll({ except: req }) })
 })
 
 app.post('/logout', (req, res, next) => {

@@ -29,7 +29,7 @@ export interface LateCommandsOptions {
  * What ioredis' `commandTimeout` and `socketTimeout` do, without a timer for each command and each reply: answers come
  * in the order of the commands, so it is enough to remember every tenth of the deadline which command was the newest.
  * When that one has waited for the whole deadline, so have all before it. A command may get a tenth more than its time.
- * Measured with whole requests: 8 µs of each, because ioredis' timer also puts every command into dictionary mode.
+ * ioredis' timer also puts every command object into dictionary mode.
  */
 export function failLateCommands(redis: Redis, { commandMs, silenceMs }: LateCommandsOptions): void {
   const queues = redis as unknown as Queues

@@ -123,10 +123,10 @@ test('a primary stopped for some seconds: nothing is lost silently, and order is
 
 test("to: 'primary' reaches the handle of this machine's primary, and no other", async () => {
   const { machines, workers } = await twoMachines()
-  for (const { workers: own } of machines)
+  for (const { primary, workers: own } of machines)
     expect(await own[0]!.tell('askPrimary', { payload: own[0]!.id })).toEqual({
       receipt: { local: 1, remote: 'none' },
-      answer: { heard: own[0]!.id },
+      answer: { heard: own[0]!.id, by: primary.pid },
     })
   for (const worker of workers) expect((await worker.account()).gaps).toEqual([])
 })

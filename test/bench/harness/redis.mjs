@@ -1,6 +1,9 @@
+import { once } from 'node:events'
 import { mkdtempSync, rmSync } from 'node:fs'
+import { connect } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { createInterface } from 'node:readline'
 import { Redis } from 'ioredis'
 import { freePort } from './ports.mjs'
 import { start } from './processes.mjs'
@@ -49,8 +52,8 @@ export async function startRedis() {
      * is sent without any operation, by heartbeats, is told apart, per second.
      */
     async commandsPer(count, work, quietMs = QUIET_MS) {
-      const quiet = await sentDuring(client, () => new Promise((resolve) => setTimeout(resolve, quietMs)))
-      const busy = await sentDuring(client, work)
+      const quiet = await sentDuring(port, () => new Promise((resolve) => setTimeout(resolve, quietMs)))
+      const busy = await sentDuring(port, work)
       const each = [...busy.sent]
         .map(([name, times]) => [name, (times - ((quiet.sent.get(name) ?? 0) * busy.ms) / quiet.ms) / count])
         .filter(([, times]) => times >= 0.005)
@@ -69,22 +72,28 @@ export async function startRedis() {
   }
 }
 
-async function sentDuring(client, work) {
-  const monitor = await client.monitor()
-  const sent = new Map()
-  monitor.on('monitor', (_time, args, source) => {
-    if (source === 'lua') return
-    const name = String(args[0]).toLowerCase()
-    sent.set(name, (sent.get(name) ?? 0) + 1)
-  })
+/** Over a plain socket: ioredis' own MONITOR connection takes a line that comes with the OK for an answer. */
+async function sentDuring(port, work) {
+  const socket = connect(port, '127.0.0.1')
   try {
+    socket.write('MONITOR\r\n')
+    const sent = new Map()
+    const lines = createInterface({ input: socket })
+    const [answer] = await once(lines, 'line')
+    if (answer !== '+OK') throw new Error(`MONITOR was answered with ${answer}`)
+    lines.on('line', (line) => {
+      const [, source, command] = /^\+[\d.]+ \[\d+ (\S+)\] "([^"]*)"/.exec(line) ?? []
+      if (command === undefined || source === 'lua') return
+      const name = command.toLowerCase()
+      sent.set(name, (sent.get(name) ?? 0) + 1)
+    })
     const startedAt = performance.now()
     await work()
     const ms = performance.now() - startedAt
-    await new Promise((resolve) => setTimeout(resolve, 50)) // what is still on its way to the monitor
+    await new Promise((resolve) => setTimeout(resolve, 50)) // what is still on its way here
     return { sent, ms }
   } finally {
-    monitor.disconnect()
+    socket.destroy()
   }
 }
 
