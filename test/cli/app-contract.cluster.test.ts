@@ -12,7 +12,7 @@ ${body}
 
 /** Each as PM2's documentation has it, or as it goes wrong there. */
 const SCRIPTS = {
-  'told.cjs': server("listen(); setTimeout(() => { console.log('says ready'); process.send('ready') }, 600)"),
+  'told.cjs': server("listen(); setTimeout(() => { console.log('says ready'); process.send('ready') }, 3000)"),
   'message.cjs': server(
     "listen(); process.on('message', (m) => { if (m === 'shutdown') { console.log('bye'); setTimeout(() => process.exit(0), 50) } })",
   ),
@@ -88,8 +88,12 @@ describe('apps written for PM2', () => {
     expect(started.code).toBe(0)
   })
 
-  test("wait_ready: started when it has sent 'ready', not when it listens", () => {
-    expect(log('told')).toContain('says ready')
+  test("wait_ready: started when it has sent 'ready', not when it listens", async () => {
+    const said = () => log('told').split('says ready').length - 1
+    expect(said()).toBe(1)
+    const reloaded = await place.run('reload', 'told')
+    expect(said()).toBe(2)
+    expect(reloaded, reloaded.stderr).toMatchObject({ code: 0 })
   })
 
   test('never listens, or later than listen_timeout: taken as started, and the next one is waited for', async () => {
