@@ -12,7 +12,9 @@ ${body}
 
 /** Each as PM2's documentation has it, or as it goes wrong there. */
 const SCRIPTS = {
-  'told.cjs': server("listen(); setTimeout(() => { console.log('says ready'); process.send('ready') }, 3000)"),
+  'told.cjs': server(
+    "listen(); setTimeout(() => { console.log('says ready'); process.send('ready') }, 3000)",
+  ),
   'message.cjs': server(
     "listen(); process.on('message', (m) => { if (m === 'shutdown') { console.log('bye'); setTimeout(() => process.exit(0), 50) } })",
   ),
