@@ -1,8 +1,20 @@
-/** Many waits of the same length on one timer: they end in the order they began. */
+/** How often the clock of waits is read, by parts of a wait. */
+const LOOKS = 10
+/** A turn of the event loop counts as this part of a wait at most, however long it was. */
+const TURNS = 3
+
+/**
+ * Many waits of the same length on one timer: they end in the order they began. Only time in which the event loop went
+ * round counts: after a stall the question may not even have been sent, and an answer has some turns to be read in.
+ * A wait gets longer than `waitMs` only where single turns take more than a third of it.
+ */
 export class DeadlineQueue {
   readonly waitMs: number
   /** The ring's anchor: what waits longest comes after it, what came last before it. */
   readonly #ring = new Waiting(Number.POSITIVE_INFINITY, undefined)
+  /** The clock of waits, and when it was read last. */
+  #clock = 0
+  #lookedAt = 0
   #timer: NodeJS.Timeout | undefined
 
   constructor(waitMs: number) {
@@ -11,9 +23,12 @@ export class DeadlineQueue {
 
   /** Calls `giveUp` when the time is over, unless the returned function has been called before. */
   add(giveUp: () => void): () => void {
-    const waiting = new Waiting(performance.now() + this.waitMs, giveUp)
+    if (this.#timer === undefined) {
+      this.#lookedAt = performance.now()
+      this.#wakeIn(this.waitMs)
+    }
+    const waiting = new Waiting(this.#now() + this.waitMs, giveUp)
     waiting.enter(this.#ring)
-    this.#timer ??= this.#wakeIn(this.waitMs)
     return () => waiting.leave()
   }
 
@@ -22,17 +37,24 @@ export class DeadlineQueue {
     this.#timer = undefined
   }
 
-  #wakeIn(ms: number): NodeJS.Timeout {
+  #now(): number {
+    return this.#clock + Math.min(performance.now() - this.#lookedAt, this.waitMs / TURNS)
+  }
+
+  #wakeIn(ms: number): void {
     // After a stalled event loop, timers come before the sockets: an answer that lies there already shall count.
-    return setTimeout(() => setImmediate(() => this.#giveUpLate()), ms).unref()
+    const look = (): void => void setImmediate(() => this.#giveUpLate())
+    this.#timer = setTimeout(look, Math.min(ms, this.waitMs / LOOKS)).unref()
   }
 
   #giveUpLate(): void {
-    const now = performance.now()
+    const now = this.#now()
+    this.#clock = now
+    this.#lookedAt = performance.now()
     this.#timer = undefined
     for (let first = this.#ring.later; first !== this.#ring; first = this.#ring.later) {
       if (first.until > now) {
-        this.#timer = this.#wakeIn(first.until - now)
+        this.#wakeIn(first.until - now)
         return
       }
       first.leave()?.()

@@ -63,3 +63,31 @@ test('an answer that had come while the event loop stood still counts', async ()
   socket.destroy()
   server.close()
 })
+
+const stall = (ms: number): void => {
+  const end = performance.now() + ms
+  while (performance.now() < end);
+}
+
+test('a stalled event loop is not taken for a late answer: what comes soon after it counts', async () => {
+  const deadlines = new Deadlines(100)
+  const answer = deadlines.within(async () => {
+    await sleep(1)
+    stall(300) // before the question could be sent
+    return sleep(20, 'pong')
+  })
+  expect(await answer).toBe('pong')
+})
+
+test('an event loop that is always late gives up all the same, after a few turns', async () => {
+  const deadlines = new Deadlines(100)
+  let turns = 0
+  const busy = setInterval(() => {
+    turns += 1
+    stall(60)
+  }, 1)
+  await expect(deadlines.within(() => new Promise(() => {}))).rejects.toThrow(DeadlineError)
+  clearInterval(busy)
+  expect(turns).toBeGreaterThan(2)
+  expect(turns).toBeLessThan(15)
+})
