@@ -1,27 +1,23 @@
 import { createRequire } from 'node:module'
 import type { RedisStore } from 'connect-redis'
-import { messageOf } from '../core/errors.ts'
 import type { RedisClient } from '../redis/client.ts'
 import type { SessionRedis } from './availability.ts'
 import { type BlobOutcome, BlobSaves, parseBlob } from './blob-saves.ts'
-import { checkSize, type Fields, fieldsOf, isCookieChanged, recordStored } from './fields.ts'
+import { isCookieChanged, recordStored } from './fields.ts'
 import { changesBetween, type RuleFor } from './merge.ts'
 import { Recent } from './recent.ts'
 import {
   type Callback,
   cookieState,
-  detachedError,
-  goneError,
   ignore,
   lifetimeMs,
-  RecordedStore,
   recordFor,
   type SessionData,
   storedAfter,
   touchIntervalMs,
 } from './recorded-store.ts'
-import { scanKeys } from './scan.ts'
-import { refresh } from './session-object.ts'
+import { type Saving, SavingStore } from './saving-store.ts'
+import { allKeys, unlessWrongType } from './scan.ts'
 
 export interface BlobStoreOptions {
   readonly redis: SessionRedis
@@ -43,7 +39,7 @@ const TOUCHES_KEPT = 10_000
  * connect-redis' keys and format, for sessions shared with processes that still run express-session with
  * connect-redis. Its RedisStore reads, touches and deletes; saves are ours.
  */
-export class BlobStore extends RecordedStore {
+export class BlobStore extends SavingStore {
   readonly #theirs: RedisStore
   readonly #options: BlobStoreOptions
   readonly #saves: BlobSaves
@@ -51,7 +47,7 @@ export class BlobStore extends RecordedStore {
   readonly #touches = new Recent<number>(TOUCHES_KEPT)
 
   constructor(options: BlobStoreOptions) {
-    super()
+    super(options.maxBytes)
     this.#options = options
     this.#saves = new BlobSaves(options)
     this.#theirs = new (connectRedis().RedisStore)({
@@ -73,75 +69,34 @@ export class BlobStore extends RecordedStore {
     })
   }
 
-  /**
-   * Writes the changes of a session that `get()` gave or an earlier `set()` stored; replaces the whole session otherwise.
-   * A session that has been destroyed meanwhile stays destroyed: the call succeeds, its changes are dropped.
-   *
-   * Errors: `ERR_AS_ONE_SESSION` with status 503 when others kept changing the session for `timeout`.
-   */
-  override set(sid: string, session: SessionData, callback: Callback = ignore): void {
-    this.#save(sid, session, undefined, (error) => callback(error))
-  }
-
-  /** As `set`, with what `run` makes of the session as it is stored by then; that nobody else changes it meanwhile is sure. */
-  update(sid: string, session: SessionData, run: (fields: Fields) => Fields, callback: Callback): void {
-    const { maxBytes } = this.#options
-    const checked = (fields: Fields): Fields => {
-      const next = run(fields)
-      checkSize(next, maxBytes)
-      return next
-    }
-    this.#save(sid, session, checked, (error, outcome) => {
-      if (error) return callback(error)
-      if (!outcome?.stored) return callback(goneError())
-      if (outcome.stored !== true) refresh(session, outcome.stored)
-      callback()
-    })
-  }
-
-  #save(
-    sid: string,
-    session: SessionData,
-    update: ((fields: Fields) => Fields) | undefined,
+  protected override save(
+    { sid, session, record, fields, cookie, update }: Saving,
     callback: (error: unknown, outcome?: BlobOutcome) => void,
   ): void {
-    const record = recordFor(sid, session)
-    let fields = record?.serialised
-    let cookie: string | undefined
-    try {
-      if (record?.detached) throw detachedError(record)
-      fields ??= fieldsOf(session)
-      checkSize(fields, this.#options.maxBytes)
-      cookie = JSON.stringify(session.cookie)
-    } catch (error) {
-      process.nextTick(callback, error)
-      return
-    }
     const seconds = this.#secondsOf(session)
     if (seconds <= 0) {
       this.destroy(sid, (error) => callback(error))
       return
     }
-    const saved = fields
     const state = session.cookie && cookieState(session.cookie)
     const base = record?.blob ? record.stored : record?.pending
-    const changes = base && changesBetween(base, saved)
-    if (record && !base) record.pending = saved
+    const changes = base && changesBetween(base, fields)
+    if (record && !base) record.pending = fields
     this.#saves.add(this.#options.prefix + sid, {
       before: record?.stored && record.blob,
       changes,
-      fields: saved,
+      fields,
       update,
       cookie,
       seconds,
       done: (outcome) => {
         const { error, stored, blob } = outcome
-        if (record?.pending === saved) record.pending = undefined
+        if (record?.pending === fields) record.pending = undefined
         if (stored) {
           this.#touches.set(sid, performance.now())
           // The string others have written too; what this object was like is the base of its next changes.
           if (record) {
-            record.stored = storedAfter(record, base, changes, saved)
+            record.stored = storedAfter(record, base, changes, fields)
             Object.assign(record, { blob: blob ?? record.blob, cookie: state })
           }
         } else if (!error && record) record.gone = true
@@ -221,13 +176,9 @@ function clientOf(redis: SessionRedis): object {
         ? one(keys[0] as string, (client) => client.unlink(keys[0] as string))
         : redis.run((client) => inChunks(keys, (key) => client.unlink(key))),
     mGet: (keys: readonly string[]) =>
-      redis.run((client) => inChunks(keys, (key) => client.get(key).catch(unlessWrongType))),
+      redis.run((client) => inChunks(keys, (key) => client.get(key).catch(unlessWrongType(null)))),
     async *scanIterator({ MATCH }: { MATCH: string }) {
-      yield* await redis.run(async (client) => {
-        const found = new Set<string>()
-        for await (const keys of scanKeys(client, MATCH)) for (const key of keys) found.add(key)
-        return found
-      })
+      yield* await redis.run((client) => allKeys(client, MATCH))
     },
   }
 }
@@ -238,11 +189,6 @@ async function inChunks<T>(keys: readonly string[], command: (key: string) => Pr
   for (let i = 0; i < keys.length; i += 500)
     replies.push(...(await Promise.all(keys.slice(i, i + 500).map(command))))
   return replies
-}
-
-function unlessWrongType(error: unknown): null {
-  if (messageOf(error).startsWith('WRONGTYPE')) return null
-  throw error
 }
 
 /** Calls back outside the promise, so that what the callback throws is an uncaught exception. */

@@ -6,6 +6,7 @@ import { applyChanges, changesBetween, type RuleFor } from './merge.ts'
 import { contended, runUpdate, type SaveJob, type SaveOutcome, SaveQueue } from './save-queue.ts'
 import { expected, SAVE } from './scripts.ts'
 import type { Sealer } from './seal.ts'
+import { hashField, sessionKey, type Written } from './stored-hash.ts'
 
 export interface HashJob extends SaveJob {
   /** What the changed fields were in Redis, when that is another text than their JSON. */
@@ -27,12 +28,6 @@ export interface HashOutcome extends SaveOutcome {
   readonly now?: number
   /** By field. */
   readonly written?: ReadonlyMap<string, Written>
-}
-
-export interface Written {
-  readonly json: string
-  /** As it lies in Redis. */
-  readonly text: string
 }
 
 /** A whole session as it lies in Redis. */
@@ -89,6 +84,14 @@ export class HashSaves {
     this.#queue.drop(key)
   }
 
+  /** What SAVE is told before the fields; `revision` is the one it must find, '': any. */
+  head(key: string, mode: 'new' | 'create' | 'delta', job: Head, revision = ''): string[] {
+    const { ttlMs, cookie = '', cookieBefore, user = '', createdAt } = job
+    const before = cookieBefore === undefined ? '*' : expected(cookieBefore)
+    const [ttl, longest] = [String(Math.ceil(ttlMs)), String(this.#options.absoluteTtlMs)]
+    return [key, mode, ttl, longest, revision, cookie, before, user, String(createdAt ?? '')]
+  }
+
   #try(attempt: Attempt, known: Known | undefined, others: Others | undefined): void {
     const { key, jobs, finish } = attempt
     if (jobs.length === 0) {
@@ -110,17 +113,8 @@ export class HashSaves {
       finish({ error })
       return
     }
-    const {
-      cookie = '',
-      cookieBefore,
-      ttlMs,
-      user = '',
-      createdAt = '',
-    } = jobs.at(-1) ?? (attempt.last as HashJob)
-    const before = cookieBefore === undefined ? '*' : expected(cookieBefore)
-    const longest = String(this.#options.absoluteTtlMs)
-    const head = [key, plan.mode, String(Math.ceil(ttlMs)), longest, plan.revision, cookie, before]
-    const args = [...head, user, String(createdAt), ...plan.args]
+    const last = jobs.at(-1) ?? (attempt.last as HashJob)
+    const args = [...this.head(key, plan.mode, last, plan.revision), ...plan.args]
     this.#options.redis.call(
       key,
       (client) => runScript<Reply>(client, SAVE, args),
@@ -227,6 +221,8 @@ export class HashSaves {
   }
 }
 
+type Head = Pick<HashJob, 'ttlMs' | 'cookie'> & Partial<Pick<HashJob, 'cookieBefore' | 'user' | 'createdAt'>>
+
 interface Attempt {
   readonly key: string
   readonly jobs: HashJob[]
@@ -237,13 +233,3 @@ interface Attempt {
 
 /** Fields as Redis has them, '' when it has not. */
 type Others = ReadonlyMap<string, string>
-
-/** Fields that start with `~` are ours, so the application's are written with a second one. */
-export function hashField(key: string): string {
-  return key.startsWith('~') ? `~${key}` : key
-}
-
-export function sessionKey(field: string): string | undefined {
-  if (!field.startsWith('~')) return field
-  return field.startsWith('~~') ? field.slice(1) : undefined
-}

@@ -7,13 +7,8 @@ export type {
 } from './options.ts'
 export type { Revoked } from './revocations.ts'
 export type { EncryptionKey } from './seal.ts'
-export {
-  createSession,
-  type RotateOptions,
-  type SessionMiddleware,
-  type SharedSession,
-  type SharedSessionMethods,
-} from './session.ts'
+export { createSession, type RotateOptions, type SessionMiddleware } from './session.ts'
+export type { SharedSession, SharedSessionMethods } from './session-object.ts'
 export { sharedSession, sharedSessionStore } from './shared-session.ts'
 export { createStore } from './stores.ts'
 export type { UpgradeSession } from './upgrade.ts'

@@ -1,8 +1,8 @@
 import { channels } from '../core/channels.ts'
 import { SharedStateError } from '../core/errors.ts'
 import { show } from '../core/options.ts'
-import { recordOf } from './fields.ts'
-import type { SessionData } from './recorded-store.ts'
+import { fieldsOf, keepRecord, recordOf, recordStored } from './fields.ts'
+import { detachedError, ignore, recordFor, type SessionData } from './recorded-store.ts'
 import type { Revocations } from './revocations.ts'
 import type { HashStore } from './store.ts'
 
@@ -29,7 +29,7 @@ export async function moveSession(
   const before = recordOf(session)
   const from = before?.stored && (before.home ?? store.idOf(before.sid))
   const isLogin = user !== undefined
-  await store.move(session as SessionData, {
+  await move(store, session as SessionData, {
     sid: newId,
     user: user ?? before?.user,
     sign: isLogin ? 'closed' : 'open',
@@ -42,6 +42,44 @@ export async function moveSession(
   if (isLogin) revocations.ended({ id: from, userId: before?.user, reason: 'rotated' })
   else revocations.moved(from, store.idOf(newId))
   if (channels.session.hasSubscribers) channels.session.publish({ event: 'rotated', login: isLogin })
+}
+
+interface Move {
+  /** The new session id. */
+  readonly sid: string
+  readonly user: string | undefined
+  /** Whether the old id still opens the session meanwhile: not when it has gained rights. */
+  readonly sign: 'open' | 'closed'
+  readonly graceMs: number
+}
+
+/** Stores the session anew under another id, and leaves a sign under the old one. */
+async function move(store: HashStore, session: SessionData, to: Move): Promise<void> {
+  const { sid, user, sign, graceMs } = to
+  const record = recordFor((session as { id?: string }).id ?? '', session)
+  if (record?.detached) throw detachedError(record)
+  const old = record?.stored && (record.home ?? store.idOf(record.sid))
+  const id = store.idOf(sid)
+  const next = recordStored(session, sid, fieldsOf(session))
+  Object.assign(next, {
+    stored: undefined,
+    original: record?.original ?? next.original,
+    user,
+    createdAt: record?.createdAt,
+  })
+  try {
+    // Noted before it exists and after: whoever ends all sessions of the user finds it or comes before it.
+    if (user !== undefined) await store.note(user, id, session, old)
+    await new Promise<void>((resolve, reject) => {
+      store.set(sid, session, (error) => (error ? reject(error) : resolve()))
+    })
+    if (user !== undefined) await store.note(user, id, session, old)
+    if (old !== undefined) await store.leave(old, id, sign, graceMs)
+  } catch (error) {
+    if (record) keepRecord(session, record) // it goes on as it was
+    await store.end(id).catch(ignore) // nobody knows its id
+    throw error
+  }
 }
 
 /** @throws SharedStateError `ERR_AS_ONE_SESSION` */

@@ -3,6 +3,34 @@ import { SharedStateError } from '../core/errors.ts'
 import { show } from '../core/options.ts'
 import { type Fields, fieldsOf, isReserved, parseField, recordOf } from './fields.ts'
 
+/** What a session of ours can do beside express-session's methods. */
+export interface SharedSessionMethods<Data extends object = object> {
+  /**
+   * Changes the session as it is stored now, exactly: `change` is run again when others were faster, so it must not be
+   * asynchronous or do anything else. What this request has changed before is saved with it. Gives what `change` returns.
+   *
+   * Rejects with `ERR_AS_ONE_SESSION` when the session is gone (status 409) or others never stopped changing it (503),
+   * and with `ERR_AS_ONE_REDIS_UNAVAILABLE`; after that one it may have happened.
+   * @example const left = await req.session.update((data) => (data.credit -= 1))
+   */
+  update<T>(change: (data: Partial<expressSession.SessionData> & Partial<Data>) => T): Promise<T>
+  /**
+   * Adds to a number, exactly; `path` leads into objects with dots; gives the new number.
+   *
+   * @example await req.session.incr('visits')
+   */
+  incr(path: string, by?: number): Promise<number>
+}
+
+/**
+ * What `req.session` is: express-session's Session with the application's own fields, those of `Data` and those
+ * declared in express-session's `SessionData`. Each may be missing: a new session has none.
+ */
+export type SharedSession<Data extends object = object> = expressSession.Session &
+  SharedSessionMethods<Data> &
+  Partial<expressSession.SessionData> &
+  Partial<Data>
+
 /** What our stores can do beside express-session's contract. */
 export interface UpdatingStore {
   /** Saves the session with what `run` makes of it; `run` may be called several times. */

@@ -1,6 +1,5 @@
 import { hash } from 'node:crypto'
 import { channels } from '../core/channels.ts'
-import { messageOf } from '../core/errors.ts'
 import type { Keys } from '../core/keys.ts'
 import type { RedisClient } from '../redis/client.ts'
 import { runScript } from '../redis/scripts.ts'
@@ -8,38 +7,31 @@ import type { SessionRedis } from './availability.ts'
 import { parseBlob } from './blob-saves.ts'
 import {
   type CookieState,
-  checkSize,
   type Fields,
-  fieldsOf,
   isCookieChanged,
-  isReserved,
-  keepRecord,
-  parseField,
-  recordStored,
   type SessionRecord,
   type StoredBlob,
 } from './fields.ts'
-import { type HashOutcome, HashSaves, hashField, sessionKey } from './hash-saves.ts'
+import { type HashOutcome, HashSaves } from './hash-saves.ts'
 import { changesBetween, type RuleFor } from './merge.ts'
 import { Recent } from './recent.ts'
 import {
   type Callback,
   cookieState,
-  detachedError,
   goneError,
   ignore,
   lifetimeMs,
-  RecordedStore,
   recordFor,
   type SessionData,
   storedAfter,
   touchIntervalMs,
 } from './recorded-store.ts'
 import type { Whereabouts } from './revocations.ts'
-import { scanKeys } from './scan.ts'
-import { DESTROY, expected, MOVE, SAVE } from './scripts.ts'
+import { type Saving, SavingStore } from './saving-store.ts'
+import { allKeys, scanKeys } from './scan.ts'
+import { DESTROY, MOVE, SAVE } from './scripts.ts'
 import type { Sealer } from './seal.ts'
-import { refresh } from './session-object.ts'
+import { allHashes, hashField, keepTexts, loaded, withoutSign } from './stored-hash.ts'
 import { eachOf, type UserIndex } from './user-index.ts'
 
 export interface HashStoreOptions {
@@ -72,7 +64,7 @@ const MAX_MOVES = 3
  * express-session's store contract over one Redis hash per session: a field per top-level key, so that requests which
  * change different keys do not undo each other's. Only changes are sent, against the baseline the session was loaded with.
  */
-export class HashStore extends RecordedStore {
+export class HashStore extends SavingStore {
   readonly #options: HashStoreOptions
   readonly #redis: SessionRedis
   readonly #saves: HashSaves
@@ -84,7 +76,7 @@ export class HashStore extends RecordedStore {
   onEnded: OnEnded | undefined
 
   constructor(options: HashStoreOptions) {
-    super()
+    super(options.maxBytes)
     this.#options = options
     this.#redis = options.redis
     this.#saves = new HashSaves({ ...options, prefix: () => options.keys.prefix('session') })
@@ -117,58 +109,19 @@ export class HashStore extends RecordedStore {
     )
   }
 
-  /**
-   * Writes the changes of a session that `get()` gave or an earlier `set()` stored; replaces the whole session otherwise.
-   * A session that has been destroyed meanwhile stays destroyed: the call succeeds, its changes are dropped.
-   */
-  override set(sid: string, session: SessionData, callback: Callback = ignore): void {
-    this.#save(sid, session, undefined, (error) => callback(error))
-  }
-
-  /** As `set`, with what `run` makes of the session as it is stored by then; that nobody else changes it meanwhile is sure. */
-  update(sid: string, session: SessionData, run: (fields: Fields) => Fields, callback: Callback): void {
-    const { maxBytes } = this.#options
-    const checked = (fields: Fields): Fields => {
-      const next = run(fields)
-      checkSize(next, maxBytes)
-      return next
-    }
-    this.#save(sid, session, checked, (error, outcome) => {
-      if (error) return callback(error)
-      if (!outcome?.stored) return callback(goneError())
-      if (outcome.stored !== true) refresh(session, outcome.stored)
-      callback()
-    })
-  }
-
-  #save(
-    sid: string,
-    session: SessionData,
-    update: ((fields: Fields) => Fields) | undefined,
+  protected override save(
+    { sid, session, record, fields, cookie, update }: Saving,
     callback: (error: unknown, outcome?: HashOutcome) => void,
   ): void {
-    const record = recordFor(sid, session)
     const base = record?.stored ?? record?.pending
-    let fields = record?.serialised
-    let cookie: string | undefined
-    try {
-      if (record?.detached) throw detachedError(record)
-      fields ??= fieldsOf(session)
-      checkSize(fields, this.#options.maxBytes)
-      cookie = JSON.stringify(session.cookie)
-    } catch (error) {
-      process.nextTick(callback, error)
-      return
-    }
-    const saved = fields
     const state = session.cookie && cookieState(session.cookie)
     const isCookieOurs = !record || !base || isCookieChanged(record.cookie, state as CookieState)
     const isTouched = record !== undefined && this.#isDue(record, session)
-    const changes = base && changesBetween(base, saved)
-    if (record && !base) record.pending = saved
+    const changes = base && changesBetween(base, fields)
+    if (record && !base) record.pending = fields
     this.#saves.add(this.keyOf(record?.home ?? this.idOf(sid)), {
       changes,
-      fields: saved,
+      fields,
       update,
       texts: record?.texts,
       cookie,
@@ -178,16 +131,16 @@ export class HashStore extends RecordedStore {
       createdAt: record?.createdAt,
       done: (outcome) => {
         const { error, stored, now = Number.NaN } = outcome
-        if (record?.pending === saved) record.pending = undefined
+        if (record?.pending === fields) record.pending = undefined
         if (error) return callback(error)
         if (!stored) {
           if (record) record.gone = true
         } else {
           this.#clockOffset = now - performance.now()
           if (record) {
-            record.stored = storedAfter(record, base, changes, saved)
+            record.stored = storedAfter(record, base, changes, fields)
             Object.assign(record, { touchedAt: now, cookie: state, cookieText: cookie })
-            if (this.#options.sealer.seals) keepTexts(record, saved, outcome)
+            if (this.#options.sealer.seals) keepTexts(record, fields, outcome.written)
             if (isTouched) this.#renewNote(record, session)
           }
         }
@@ -210,10 +163,12 @@ export class HashStore extends RecordedStore {
       return
     }
     const key = this.keyOf(record?.home ?? this.idOf(sid))
-    const ttl = String(Math.ceil(lifetimeMs(session, this.#options.ttlMs)))
     const cookie = JSON.stringify(session.cookie)
-    const before = isCookieOurs ? '*' : expected(record?.cookieText)
-    const args = [key, 'delta', ttl, String(this.#options.absoluteTtlMs), '', cookie, before, '', '']
+    const args = this.#saves.head(key, 'delta', {
+      ttlMs: lifetimeMs(session, this.#options.ttlMs),
+      cookie,
+      cookieBefore: isCookieOurs ? undefined : record?.cookieText,
+    })
     this.#redis.call(
       key,
       (client) => runScript<readonly [number]>(client, SAVE, args),
@@ -258,42 +213,12 @@ export class HashStore extends RecordedStore {
   }
 
   /**
-   * Stores the session anew under another id, and leaves a sign under the old one for `graceMs`: requests that have
-   * loaded it there save it here; those that still come there may read it if the sign is open.
+   * Leaves a sign under the id `old` for `graceMs`: requests that have loaded the session there save it under `id`; those
+   * that still come there may read it if the sign is open.
    *
    * Errors: `ERR_AS_ONE_SESSION` when the session was destroyed meanwhile.
    */
-  async move(session: SessionData, to: Move): Promise<SessionRecord> {
-    const { sid, user, sign, graceMs } = to
-    const record = recordFor((session as { id?: string }).id ?? '', session)
-    if (record?.detached) throw detachedError(record)
-    const old = record?.stored && (record.home ?? this.idOf(record.sid))
-    const id = this.idOf(sid)
-    const fields = fieldsOf(session)
-    const next = recordStored(session, sid, fields)
-    Object.assign(next, {
-      stored: undefined,
-      original: record?.original ?? next.original,
-      user,
-      createdAt: record?.createdAt,
-    })
-    try {
-      // Noted before it exists and after: whoever ends all sessions of the user finds it or comes before it.
-      if (user !== undefined) await this.#options.users.note(user, id, this.#noteMs(session), old)
-      await new Promise<void>((resolve, reject) =>
-        this.#save(sid, session, undefined, (error) => (error ? reject(error) : resolve())),
-      )
-      if (user !== undefined) await this.#options.users.note(user, id, this.#noteMs(session), old)
-      if (old !== undefined) await this.#leave(old, id, sign, graceMs)
-    } catch (error) {
-      if (record) keepRecord(session, record) // it goes on as it was
-      await this.end(id).catch(ignore) // nobody knows its id
-      throw error
-    }
-    return next
-  }
-
-  async #leave(old: string, id: string, sign: Move['sign'], graceMs: number): Promise<void> {
+  async leave(old: string, id: string, sign: 'open' | 'closed', graceMs: number): Promise<void> {
     const key = this.keyOf(old)
     const [state, place] = await this.#redis.ask(key, (client) =>
       runScript<readonly [number, string?]>(client, MOVE, [key, id, sign, graceMs]),
@@ -308,18 +233,8 @@ export class HashStore extends RecordedStore {
   async create(sid: string, session: SessionData, fields: Fields): Promise<boolean> {
     const id = this.idOf(sid)
     const key = this.keyOf(id)
-    const ttl = String(Math.ceil(lifetimeMs(session, this.#options.ttlMs)))
-    const args = [
-      key,
-      'create',
-      ttl,
-      String(this.#options.absoluteTtlMs),
-      '',
-      JSON.stringify(session.cookie),
-      '*',
-      '',
-      '',
-    ]
+    const ttlMs = lifetimeMs(session, this.#options.ttlMs)
+    const args = this.#saves.head(key, 'create', { ttlMs, cookie: JSON.stringify(session.cookie) })
     for (const [field, json] of fields)
       args.push(hashField(field), '*', this.#options.sealer.seal(id, field, json))
     const [now] = await this.#redis.ask(key, (client) => runScript<readonly [number]>(client, SAVE, args))
@@ -377,31 +292,13 @@ export class HashStore extends RecordedStore {
 
   /** How many sessions there are; reads every key name. */
   override length(callback: (error: unknown, length?: number) => void): void {
-    this.#overAll(callback, async (client) => {
-      const found = new Set<string>() // SCAN may name a key twice
-      for await (const keys of scanKeys(client, this.#pattern)) for (const key of keys) found.add(key)
-      return found.size
-    })
+    this.#overAll(callback, async (client) => (await allKeys(client, this.#pattern)).size)
   }
 
   /** All readable sessions, without their ids: Redis knows only the ids' hashes. */
   override all(callback: (error: unknown, sessions?: SessionData[]) => void): void {
-    this.#overAll(callback, async (client) => {
-      const sessions = new Map<string, SessionData>()
-      for await (const keys of scanKeys(client, this.#pattern)) {
-        const replies = await Promise.all(keys.map((key) => client.hgetall(key).catch(unlessWrongType)))
-        keys.forEach((key, index) => {
-          try {
-            const id = key.slice(this.#options.keys.prefix('session').length)
-            const session = loaded('', id, withoutSign(replies[index] ?? {}), this.#options.sealer)
-            if (session) sessions.set(key, session)
-          } catch (error) {
-            channels.session.publish({ event: 'unreadable', key, error })
-          }
-        })
-      }
-      return [...sessions.values()]
-    })
+    const { keys, sealer } = this.#options
+    this.#overAll(callback, (client) => allHashes(client, keys.prefix('session'), sealer))
   }
 
   override clear(callback: Callback = ignore): void {
@@ -422,15 +319,16 @@ export class HashStore extends RecordedStore {
   /** The index must outlive the session, which is renewed more often. Late or lost once, it comes again. */
   #renewNote({ user, home, sid }: SessionRecord, session: SessionData): void {
     if (user === undefined) return
-    this.#options.users.note(user, home ?? this.idOf(sid), this.#noteMs(session)).catch((error: unknown) => {
+    this.note(user, home ?? this.idOf(sid), session).catch((error: unknown) => {
       if (channels.session.hasSubscribers) channels.session.publish({ event: 'touch-failed', error })
     })
   }
 
-  #noteMs(session: SessionData): number {
-    const { ttlMs, touchEveryMs } = this.#options
+  /** Notes a session for its user, for longer than it lives; `forgets` is the one whose place it takes. */
+  note(user: string, id: string, session: SessionData, forgets?: string): Promise<void> {
+    const { users, ttlMs, touchEveryMs } = this.#options
     const life = lifetimeMs(session, ttlMs)
-    return Math.ceil(life + 2 * touchIntervalMs(life, touchEveryMs) + 60_000)
+    return users.note(user, id, life + 2 * touchIntervalMs(life, touchEveryMs) + 60_000, forgets)
   }
 
   get #pattern(): string {
@@ -458,80 +356,4 @@ export class HashStore extends RecordedStore {
       (error: unknown) => process.nextTick(callback, error),
     )
   }
-}
-
-export interface Move {
-  /** The new session id. */
-  readonly sid: string
-  readonly user: string | undefined
-  /** Whether the old id still opens the session meanwhile: not when it has gained rights. */
-  readonly sign: 'open' | 'closed'
-  readonly graceMs: number
-}
-
-/** The session in a hash, null when there is none; unknown `~` fields belong to newer versions of this package. */
-export function loaded(
-  sid: string,
-  id: string,
-  reply: Readonly<Record<string, string>>,
-  sealer: Sealer,
-  hasMoved = false,
-): SessionData | null {
-  const names = Object.keys(reply)
-  if (names.length === 0) return null
-  const session: Record<string, unknown> = {}
-  const fields = new Map<string, string>()
-  let texts: Map<string, string> | undefined
-  for (const name of names) {
-    const text = reply[name] as string
-    if (name === 'cookie') {
-      session.cookie = parseField(name, text)
-      continue
-    }
-    const key = sessionKey(name)
-    if (key === undefined || isReserved(key)) continue
-    const json = sealer.open(id, key, text)
-    if (json !== text) {
-      texts ??= new Map()
-      texts.set(key, text)
-    }
-    session[key] = parseField(key, json)
-    fields.set(key, json)
-  }
-  const { cookie } = session
-  const record = recordStored(
-    session,
-    sid,
-    fields,
-    typeof cookie === 'object' && cookie !== null ? cookie : undefined,
-  )
-  record.cookieText = reply.cookie
-  record.touchedAt = Number(reply['~touched'])
-  const createdAt = Number(reply['~created'])
-  if (createdAt > 0) record.createdAt = createdAt
-  record.user = reply['~user']
-  record.texts = texts
-  if (hasMoved) record.home = id
-  return session as unknown as SessionData
-}
-
-/** Fields where others' changes went in are remembered as unknown: the next save will meet them again. */
-function keepTexts(record: SessionRecord, saved: Fields, { written }: HashOutcome): void {
-  const texts = new Map<string, string>()
-  for (const field of saved.keys()) {
-    const now = written?.get(field)
-    const text = now ? (now.json === saved.get(field) ? now.text : '') : record.texts?.get(field)
-    if (text !== undefined) texts.set(field, text)
-  }
-  record.texts = texts
-}
-
-/** What a session that has moved leaves behind is none. */
-function withoutSign(reply: Readonly<Record<string, string>>): Readonly<Record<string, string>> {
-  return reply['~moved'] === undefined ? reply : {}
-}
-
-function unlessWrongType(error: unknown): Record<string, string> {
-  if (messageOf(error).startsWith('WRONGTYPE')) return {}
-  throw error
 }

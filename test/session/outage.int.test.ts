@@ -2,11 +2,13 @@ import { once } from 'node:events'
 import { writeFileSync } from 'node:fs'
 import { connect } from 'node:net'
 import { join } from 'node:path'
-import express from 'express'
+import express, { type RequestHandler } from 'express'
+import expressSession, { type Store } from 'express-session'
 import { beforeEach, expect, test } from 'vitest'
+import { channels } from '../../src/core/channels.ts'
 import { createSession } from '../../src/session/index.ts'
 import { tempDir, track } from '../helpers/cleanup.ts'
-import { CookieJar, get, type Reply } from '../helpers/http.ts'
+import { CookieJar, get, keepAliveAgent, type Reply } from '../helpers/http.ts'
 import { freePort } from '../helpers/ports.ts'
 import { type PrivateRedis, startRedis, testNamespace } from '../helpers/redis.ts'
 import { startProxy, type TcpProxy } from '../helpers/tcp-proxy.ts'
@@ -165,13 +167,56 @@ test('a shorter timeout is kept as well; the callbacks of store and session hear
   expectUnavailable(reply)
 })
 
-test('a touch that fails costs nothing', async () => {
-  const url = await app(ctx, { touchEvery: 0 }, (req, res) => {
-    if (req.url === '/read') proxy.reset()
-    else req.session.a = 1
-    res.end('ok')
+/** What four requests over one kept connection come to when the store cannot touch; 0: no answer. */
+async function withoutTouch(
+  sessions: RequestHandler,
+  breakTouch: (store: Store) => unknown,
+): Promise<number[]> {
+  let store: Store | undefined
+  const site = express()
+  site.set('env', 'test')
+  site.use(sessions)
+  site.get('/login', (req, res) => {
+    const { session, sessionStore } = req as unknown as Request
+    session.a = 1
+    store = sessionStore
+    res.end()
   })
+  site.get('/', (_req, res) => res.end('ok'))
+  const url = await serve(site)
   const jar = new CookieJar()
-  await get(url, { jar })
-  expect(await timed(get(`${url}/read`, { jar }))).toMatchObject({ status: 200, body: 'ok' })
+  const agent = keepAliveAgent(1)
+  await get(`${url}/login`, { jar, agent })
+  await breakTouch(store as Store)
+  const statuses: number[] = []
+  for (let i = 0; i < 4; i++)
+    statuses.push(
+      await get(url, { jar, agent }).then(
+        ({ status }) => status,
+        () => 0,
+      ),
+    )
+  return statuses
+}
+
+test('a touch that fails costs nothing; with express-session it costs the next request on that connection', async () => {
+  const refused: Store['touch'] = (_sid, _session, callback) =>
+    void setTimeout(callback as (error: unknown) => void, 20, new Error('no writes'))
+  const told: unknown[] = []
+  const listen = (event: unknown) => told.push(event)
+  channels.session.subscribe(listen)
+  track({ [Symbol.asyncDispose]: async () => void channels.session.unsubscribe(listen) })
+  const ours = createSession(ctx, { secret: 'keyboard cat', touchEvery: 0 })
+  const replies = await withoutTouch(ours as unknown as RequestHandler, () =>
+    // Redis itself refuses, as one without memory or without enough replicas does.
+    redis.client().config('SET', 'min-replicas-to-write', '3'),
+  )
+  expect(replies).toEqual([200, 200, 200, 200])
+  await until(() => told.length === 4, { what: 'word of each touch' })
+  expect(told).toEqual(Array(4).fill(expect.objectContaining({ event: 'touch-failed' })))
+  const theirs = expressSession({ secret: 'keyboard cat', resave: false, saveUninitialized: false })
+  const control = await withoutTouch(theirs as unknown as RequestHandler, (store) => {
+    store.touch = refused
+  })
+  expect(control.filter((status) => status === 0).length).toBeGreaterThan(0)
 })
