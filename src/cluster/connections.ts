@@ -3,7 +3,8 @@ import { Server as HttpServer, type ServerResponse } from 'node:http'
 import { Server as HttpsServer } from 'node:https'
 import { Server, type Socket } from 'node:net'
 import { type Http2Drain, http2Drain, isHttp2 } from './http2-drain.ts'
-import { noteTlsSockets, sayGoingAway } from './upgraded.ts'
+import { canPassOn, hasBegunRequest, passOnBy, type SendConnection } from './pass-on.ts'
+import { noteTlsSockets, sayGoingAway, tlsSocketOver } from './upgraded.ts'
 
 /**
  * Every server and connection of this process, whoever made them, so that they can be drained without the app's help.
@@ -15,8 +16,11 @@ export interface Connections {
   stopAccepting(): void
   /** From now on every response says `Connection: close`, those already begun included if their headers are unsent. */
   closeAfterResponse(): void
-  /** Ends HTTP connections without a request in flight, those that never sent one included. */
-  closeIdle(): void
+  /**
+   * Ends HTTP connections without a request in flight, those that never sent one included, and from now on each one
+   * after its last response. Those that `send` takes go on in another process instead, where that can be.
+   */
+  closeIdle(how: { readonly lingerMs: number; readonly send: SendConnection | undefined }): void
   /** Tells connections that have been upgraded that this worker goes: each server emits 'drain', WebSockets get a 1001. */
   closeUpgraded(): void
   /** Ends streams that would go on for ever: `text/event-stream` responses get their last chunk. */
@@ -40,7 +44,7 @@ export function trackConnections(): Connections {
   /** Responses in flight by connection; an idle connection has none. */
   const sockets = new Map<Socket, Set<ServerResponse>>()
   let closing = false
-  let idleToo = false
+  let whenIdle: ((socket: Socket) => void) | undefined
   let onEmpty: (() => void) | undefined
   let requests = 0
 
@@ -69,7 +73,7 @@ export function trackConnections(): Connections {
       if (closing) response.shouldKeepAlive = false
       response.once('close', () => {
         inFlight.delete(response)
-        if (idleToo && inFlight.size === 0) endSoon(connectionOf(socket))
+        if (inFlight.size === 0) whenIdle?.(connectionOf(socket))
       })
     },
   }
@@ -91,12 +95,22 @@ export function trackConnections(): Connections {
       }
       http2.announce()
     },
-    closeIdle() {
-      idleToo = true
-      for (const [socket, inFlight] of sockets) {
-        if (inFlight.size === 0 && isHttp(socket) && !isUpgraded(socket) && !http2.has(socket))
-          endSoon(socket)
+    closeIdle({ lingerMs, send }) {
+      const passOn = send && passOnBy(send, endSoon)
+      const isIdle = (socket: Socket): boolean =>
+        sockets.get(socket)?.size === 0 &&
+        isHttp(socket) &&
+        !isUpgraded(socket) &&
+        !http2.has(socket) &&
+        !hasBegunRequest(tlsSocketOver(socket) ?? socket)
+      const end = (socket: Socket): void => {
+        if (!isIdle(socket)) return
+        if (passOn && isPlainHttp(socket)) passOn(socket, () => isIdle(socket) && canPassOn(socket))
+        else endSoon(socket)
       }
+      // A response that had promised to keep its connection ends: its client's next request may be on its way.
+      whenIdle = passOn ? end : (socket) => void setTimeout(end, lingerMs, socket)
+      for (const socket of sockets.keys()) end(socket)
       http2.close()
     },
     closeUpgraded() {
@@ -149,6 +163,11 @@ function isHttp(socket: Socket): boolean {
     server instanceof HttpsServer ||
     (server instanceof Server && isHttp2(server))
   )
+}
+
+/** What is read of it is text, and its state is in no library: another process can go on with it. */
+function isPlainHttp(socket: Socket): boolean {
+  return (socket as Socket & { server?: unknown }).server instanceof HttpServer
 }
 
 /** After an upgrade the http parser has let go of the socket: it belongs to the app, until it or the deadline ends it. */

@@ -14,6 +14,8 @@ export type ToWorker = {
   readonly lingerMs: number
   /** How the app learns, after the drain, that it ends: by its signal handlers, or by PM2's 'shutdown' message. */
   readonly appEnd: 'signal' | 'message'
+  /** Idle connections go to the primary, for the others. */
+  readonly passOn: boolean
 }
 
 export type ToPrimary =
@@ -25,6 +27,8 @@ export type ToPrimary =
   | { readonly type: 'beat'; readonly beat: Beat }
   /** Somebody sent this worker a SIGTERM: replace me, then drain me. */
   | { readonly type: 'retire' }
+  /** Comes with an idle connection, for another worker. */
+  | { readonly type: 'connection' }
 
 export function wrap(message: ToWorker | ToPrimary): Serializable {
   return { [ENVELOPE]: message }

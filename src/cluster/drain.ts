@@ -2,6 +2,7 @@ import { channels } from '../core/channels.ts'
 import { processClosing } from '../core/closing.ts'
 import { messageOf } from '../core/errors.ts'
 import type { Connections } from './connections.ts'
+import type { SendConnection } from './pass-on.ts'
 
 export interface DrainTimes {
   /** How long to go on accepting, for load balancers that must first notice. */
@@ -20,12 +21,14 @@ const CLOSING_SHARE = 0.1
 
 /**
  * Lets every request that has begun finish, and every client learn before its connection closes that it should use
- * another one. Resolves with the number of connections that had to be cut.
+ * another one. Idle connections that `send` takes do not close at all. Resolves with the number of connections that had
+ * to be cut.
  */
 export async function drain(
   connections: Connections,
   { delayMs, lingerMs, timeoutMs }: DrainTimes,
   hooks: readonly ShutdownHook[],
+  send?: SendConnection,
 ): Promise<number> {
   const deadline = performance.now() + timeoutMs
   connections.closeAfterResponse()
@@ -33,7 +36,7 @@ export async function drain(
   connections.stopAccepting()
   await Promise.race([connections.whenEmpty(), elapsed(lingerMs)])
   await turns(3)
-  connections.closeIdle()
+  connections.closeIdle({ lingerMs, send })
   connections.endEventStreams()
   connections.closeUpgraded()
   const closingMs = Math.min(1_000, timeoutMs * CLOSING_SHARE)

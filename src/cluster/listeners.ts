@@ -5,6 +5,8 @@ import type { Server } from 'node:net'
 export interface Listeners {
   /** Refuses new connections from now on; those already accepted are still handed to workers. */
   close(): void
+  /** Has round robin hand over a connection as if it had just been accepted; closes it where nobody listens any more. */
+  distribute(connection: Connection): void
   /** Takes the subscription back. */
   stop(): void
 }
@@ -13,10 +15,20 @@ export interface Listeners {
 const QUIET_MS = 80
 const SHORT_TURN_MS = 0.05
 
-interface ListenHandle {
-  readonly fd: number
-  onconnection: (...args: never[]) => unknown
+/** As Node's own messages carry it: no socket yet, and nobody reads from it. */
+export interface Connection {
+  getsockname?(out: Address): number
   close(): void
+}
+
+interface Address {
+  address?: string
+  port?: number
+}
+
+interface ListenHandle extends Connection {
+  readonly fd: number
+  onconnection: (...args: unknown[]) => unknown
 }
 type ServerWithHandle = Server & { readonly _handle: ListenHandle | null }
 
@@ -44,10 +56,31 @@ export function trackListeners(): Listeners {
       for (const handle of handles) closeWhenQuiet(handle)
       handles.clear()
     },
+    distribute(connection) {
+      const listening = [...handles].filter((each) => each.fd >= 0)
+      const accepted = listening.find((each) => accepts(each, connection, listening))
+      if (accepted) accepted.onconnection(0, connection)
+      else connection.close()
+    },
     stop() {
       diagnostics.unsubscribe('tracing:net.server.listen:asyncEnd', onListen)
     },
   }
+}
+
+const ANY_ADDRESS: ReadonlySet<string | undefined> = new Set(['0.0.0.0', '::'])
+
+/** Of unix sockets nobody knows the path: it is theirs if there is but one. */
+function accepts(listener: ListenHandle, connection: Connection, all: readonly ListenHandle[]): boolean {
+  const to = addressOf(connection)
+  const on = addressOf(listener)
+  if (!to || !on) return to === on && all.filter((each) => !addressOf(each)).length === 1
+  return to.port === on.port && (to.address === on.address || ANY_ADDRESS.has(on.address))
+}
+
+function addressOf(handle: Connection): Address | undefined {
+  const address: Address = {}
+  return handle.getsockname?.(address) === 0 ? address : undefined
 }
 
 /**

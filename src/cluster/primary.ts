@@ -213,6 +213,7 @@ export async function startPrimary(
       get recycle() {
         return current.options.recycle
       },
+      canPassOn: options.balance === 'round-robin',
       forkOptions: (index) => {
         const announcement = hub.announce(index)
         const now = current
@@ -233,6 +234,7 @@ export async function startPrimary(
             someHaveListened = true
           },
           onChannel: (socket) => serveChannel(socket, hub.hub, announcement),
+          onConnection: (connection) => listeners.distribute(connection),
         }
       },
     })

@@ -28,6 +28,8 @@ export interface SupervisorOptions {
   readonly recycle: RecycleLimits
   /** How an app learns, after its drain, that it ends. */
   readonly appEnd: 'signal' | 'message'
+  /** Whether another worker can go on with the idle connections of one that leaves. */
+  readonly canPassOn: boolean
   /** Everything about a fork that does not depend on the slot's history. */
   forkOptions(index: number): Omit<ForkOptions, 'index' | 'generation'>
 }
@@ -171,7 +173,11 @@ export function createSupervisor(options: SupervisorOptions): Supervisor {
     const { lingerMs } = options.drain
     leaving.add(worker)
     if (worker.state === 'starting') worker.kill()
-    else worker.drain({ delayMs, lingerMs, timeoutMs } satisfies DrainTimes, options.appEnd)
+    else
+      worker.drain({ delayMs, lingerMs, timeoutMs } satisfies DrainTimes, {
+        appEnd: options.appEnd,
+        passOn: options.canPassOn && !stopping && reload?.how !== 'stop-first',
+      })
   }
 
   const workerEvents: WorkerEvents = {

@@ -13,8 +13,7 @@ interface WebSocketLike {
  * close frame in its place among the others. What else speaks over an upgraded socket is its app's to end.
  */
 export function sayGoingAway(socket: Socket): void {
-  // Under TLS the app talks to the socket above the one that was accepted.
-  for (const each of [socket, tlsSockets.get(socket)]) {
+  for (const each of [socket, tlsSocketOver(socket)]) {
     const webSocket = each && webSocketOf(each)
     if (webSocket) webSocket.close(GOING_AWAY, 'the server is going away')
   }
@@ -29,6 +28,11 @@ function webSocketOf(socket: object): WebSocketLike | undefined {
 }
 
 const tlsSockets = new WeakMap<Socket, Socket>()
+
+/** Under TLS the app talks to the socket above the one that was accepted. */
+export function tlsSocketOver(accepted: Socket): Socket | undefined {
+  return tlsSockets.get(accepted)
+}
 
 /** Node knows the way down from a TLS socket to the one that was accepted, not the way up. */
 export function noteTlsSockets(server: Server): void {

@@ -1,3 +1,4 @@
+import type { SendHandle } from 'node:child_process'
 import cluster from 'node:cluster'
 import { messageOf } from '../core/errors.ts'
 import { setProcessRole } from '../core/role.ts'
@@ -6,6 +7,7 @@ import { startBeating } from './beat.ts'
 import { trackConnections } from './connections.ts'
 import { type ToPrimary, type ToWorker, unwrap, wrap } from './control.ts'
 import { type DrainTimes, drain, type ShutdownHook } from './drain.ts'
+import type { SendConnection } from './pass-on.ts'
 
 /** A worker whose primary has died has this long to finish what it has begun. */
 const ORPHAN: DrainTimes = { delayMs: 0, lingerMs: 1_000, timeoutMs: 20_000 }
@@ -41,18 +43,26 @@ export function startWorkerAgent(): WorkerAgent {
     if (!process.connected) return
     process.send?.(wrap(message), undefined, undefined, () => sent?.()) // the callback also takes the error of a primary that has just died
   }
-  const drainAndExit = (times: DrainTimes, exitCode: number, how: 'signal' | 'message' = 'signal'): void => {
+  const passOn: SendConnection = (connection, sent) => {
+    if (!process.connected) sent(new Error('the primary has gone'))
+    else process.send?.(wrap({ type: 'connection' }), connection as SendHandle, undefined, sent)
+  }
+  const drainAndExit = (
+    times: DrainTimes,
+    exitCode: number,
+    { appEnd = 'signal', send }: { appEnd?: 'signal' | 'message'; send?: SendConnection | undefined } = {},
+  ): void => {
     if (draining) return
     draining = true
     const exit = (): void => process.exit(process.exitCode ?? exitCode)
     const deadline = performance.now() + times.timeoutMs
     setTimeout(() => process.exit(1), times.timeoutMs + 500).unref() // whatever it is that never ends
-    void drain(connections, times, hooks)
+    void drain(connections, times, hooks, send)
       .then(() => {
         // An app that has handlers of its own for its end gets what is left of the time; the loop may empty before.
         process.channel?.unref()
         setTimeout(exit, Math.max(0, deadline - performance.now())).unref()
-        return appSignals.deliver(how)
+        return appSignals.deliver(appEnd)
       })
       .then(exit)
   }
@@ -69,7 +79,8 @@ export function startWorkerAgent(): WorkerAgent {
 
   process.on('message', (received) => {
     const message = unwrap<ToWorker>(received)
-    if (message?.type === 'drain') drainAndExit(message, 0, message.appEnd)
+    if (message?.type !== 'drain') return
+    drainAndExit(message, 0, { appEnd: message.appEnd, send: message.passOn ? passOn : undefined })
   })
 
   // Without these a worker dies of EPIPE at its next log line once the primary, which reads its stderr, is gone.

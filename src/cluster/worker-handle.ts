@@ -6,6 +6,7 @@ import { BEAT_MS, type Beat } from './beat.ts'
 import { type ToPrimary, type ToWorker, unwrap, wrap } from './control.ts'
 import type { DrainTimes } from './drain.ts'
 import { watchForHang } from './hang-watch.ts'
+import type { Connection } from './listeners.ts'
 import { recycleSpread } from './recycle.ts'
 import { redispatchOnDeath } from './redispatch.ts'
 
@@ -31,7 +32,7 @@ export interface WorkerHandle {
   /** Why it ended or will: its own report, else its last stderr lines. */
   readonly reason: string
   /** Asks it to drain and kills it when it takes longer than its deadline. */
-  drain(times: DrainTimes, appEnd: 'signal' | 'message'): void
+  drain(times: DrainTimes, how: { readonly appEnd: 'signal' | 'message'; readonly passOn: boolean }): void
   kill(): void
 }
 
@@ -77,6 +78,8 @@ export interface ForkOptions {
   readonly onOutput?: OnOutput | undefined
   /** The worker's end of the bus channel is its fd 4. */
   readonly onChannel: (socket: Socket) => void
+  /** Gets an idle connection of a worker that drains. */
+  readonly onConnection: (connection: Connection) => void
 }
 
 /** For people. */
@@ -147,7 +150,7 @@ export function forkWorker(options: ForkOptions, events: WorkerEvents): WorkerHa
     get reason() {
       return report ?? (tail.trim() || (failure ?? ''))
     },
-    drain(times, appEnd) {
+    drain(times, how) {
       if (state === 'draining' || state === 'dead') return
       stopWaiting()
       state = 'draining'
@@ -156,7 +159,7 @@ export function forkWorker(options: ForkOptions, events: WorkerEvents): WorkerHa
         forced = true
         child.kill('SIGKILL')
       }, times.timeoutMs + KILL_AFTER_MS)
-      send({ type: 'drain', ...times, appEnd })
+      send({ type: 'drain', ...times, ...how })
     },
     kill() {
       if (state !== 'dead') child.kill('SIGKILL')
@@ -184,11 +187,12 @@ export function forkWorker(options: ForkOptions, events: WorkerEvents): WorkerHa
     if (worker.isConnected()) child.send(wrap(message), () => {}) // it died first: 'exit' says so
   }
 
-  child.on('message', (received: unknown) => {
+  child.on('message', (received: unknown, sent: unknown) => {
     const message = unwrap<ToPrimary>(received)
     if (message?.type === 'ready') becomeReady()
     else if (received === 'ready' && options.readyWhen === 'message') becomeReady()
     else if (message?.type === 'retire') events.retire(handle)
+    else if (message?.type === 'connection') options.onConnection(sent as Connection)
     else if (message?.type === 'beat') {
       // The first one comes when the script has been evaluated and its event loop turns, however busy the machine is.
       if (!beat && options.settleMs !== undefined)
