@@ -448,6 +448,7 @@ export function createBus({
     },
     subscribe(topicOrPattern, handler, { signal } = {}) {
       checkOpen()
+      checkHandler('subscribe', handler)
       const remove = receivers.add(topicOrPattern, handler as MessageHandler)
       signal?.addEventListener('abort', remove, { once: true })
       if (signal?.aborted) remove()
@@ -465,6 +466,7 @@ export function createBus({
     },
     handle(topic, handler) {
       checkOpen()
+      checkHandler('handle', handler)
       setImmediate(() => processRole() !== 'primary' && start())
       return desk.handle(topic, handler as AnswerHandler)
     },
@@ -515,4 +517,12 @@ function lazily<T>(make: () => T): () => T {
     made ??= make()
     return made
   }
+}
+
+function checkHandler(of: string, handler: unknown): void {
+  if (typeof handler === 'function') return
+  throw new SharedStateError(
+    'ERR_AS_ONE_OPTIONS',
+    `${of}: the handler must be a function, got ${show(handler)}`,
+  )
 }

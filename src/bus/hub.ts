@@ -161,6 +161,7 @@ export function createHub({ keys, source }: { keys: Keys; source: RedisSource })
   const heartbeatTimer = setInterval(() => {
     forgetSilent()
     beat()
+    void leaveReplica()
   }, HEARTBEAT_MS).unref()
 
   function connectCommands(): void {
@@ -172,6 +173,11 @@ export function createHub({ keys, source }: { keys: Keys; source: RedisSource })
       // The client itself goes on trying; a source that could not start has to be asked again.
       if (!reachable) setTimeout(connectCommands, HEARTBEAT_MS).unref()
     })
+  }
+
+  /** PUBLISH on a replica is no error, but nobody behind the new master hears it. */
+  async function leaveReplica(): Promise<void> {
+    if (await commands.leaveReplica()) subscriber.renew('the server has become a replica')
   }
 
   function tellRemote(): void {

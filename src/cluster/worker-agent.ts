@@ -102,9 +102,8 @@ export function startWorkerAgent(): WorkerAgent {
     },
     tellReady: () => tell({ type: 'ready' }),
     tellFailed(error) {
-      const stack = error instanceof Error ? error.stack : undefined
       process.exitCode = 1
-      tell({ type: 'failed', message: messageOf(error), stack }, () => process.exit(1))
+      tell({ type: 'failed', message: messageOf(error), stack: readableStack(error) }, () => process.exit(1))
       setTimeout(() => process.exit(1), 1_000).unref()
     },
     addShutdownHook: (hook) => void hooks.push(hook),
@@ -112,4 +111,21 @@ export function startWorkerAgent(): WorkerAgent {
   appSignals.begin()
   ;(globalThis as AgentGlobal)[AGENT_SLOT] = agent
   return agent
+}
+
+const HERE = new URL('..', import.meta.url).href
+
+/**
+ * The stack without the frames of Node and of this package, as long as one of the app remains: those lead to the line
+ * to mend. A mistake that has a code of ours says itself what to do.
+ */
+function readableStack(error: unknown): string | undefined {
+  if (!(error instanceof Error) || error.stack === undefined) return undefined
+  const known = /^ERR_(AS_ONE_|MODULE_NOT_FOUND$)/.test((error as NodeJS.ErrnoException).code ?? '')
+  const lines = error.stack.split('\n')
+  const frames = lines.filter((line) => /^ {4}at /.test(line))
+  const own = frames.filter((line) => !/[( ](node:|<anonymous>)/.test(line) && !line.includes(HERE))
+  if (!known && own.length === 0) return error.stack
+  const words = lines.filter((line) => !frames.includes(line)).join('\n')
+  return [known ? words.replace(/^SharedStateError: /, '') : words, ...own].join('\n')
 }

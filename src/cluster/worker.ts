@@ -62,9 +62,7 @@ function listen(server: Server, on: ResolvedClusterOptions['listen']): Promise<v
           ? 'is in use, by another process or because the app calls listen() itself'
           : `cannot be listened on: ${messageOf(error)}`
       reject(
-        new SharedStateError('ERR_AS_ONE_PORT', `${where} ${what}; set port or PORT to another one`, {
-          cause: error,
-        }),
+        new SharedStateError('ERR_AS_ONE_PORT', `${where} ${what}; ${remedy(error, on)}`, { cause: error }),
       )
     }
     server.once('error', onError)
@@ -76,4 +74,12 @@ function listen(server: Server, on: ResolvedClusterOptions['listen']): Promise<v
     else if (on.host === undefined) server.listen(on.port, onListening)
     else server.listen(on.port, on.host, onListening)
   })
+}
+
+function remedy({ code }: NodeJS.ErrnoException, on: ResolvedClusterOptions['listen']): string {
+  if ('path' in on) return 'set socketPath to another path, in a directory that this user may write to'
+  if (code === 'ENOTFOUND' || code === 'EADDRNOTAVAIL' || code === 'EAI_AGAIN')
+    return 'set host to an address of this machine, or leave it out'
+  if (code === 'EACCES') return 'set port or PORT to another one: those below 1024 need a privilege'
+  return 'set port or PORT to another one'
 }

@@ -28,6 +28,9 @@ const STATE_PROFILE = {
 
 const DEADLINES: LateCommandsOptions = { commandMs: 1_000, silenceMs: 3_000 }
 
+/** A server that stays a replica is not reconnected to at every write: its reads are worth something. */
+const LEAVE_REPLICA_EVERY_MS = 2_000
+
 /** A server that takes connections and refuses or does not answer INFO is asked again over a new one. */
 const CHECK_AGAIN_MS = 500
 
@@ -43,6 +46,11 @@ export interface RedisConnection {
    * for a server older than Redis 7.0 or Valkey 7.2, `ERR_AS_ONE_CLOSED` after `close()`
    */
   ready(wait?: { timeoutMs?: number; signal?: AbortSignal | undefined }): Promise<RedisClient>
+  /**
+   * Asks the server whether it has become a replica, and if so connects anew: for a connection that sends nothing a
+   * replica would refuse. Resolves with whether it was one. A write that is refused does the same by itself.
+   */
+  leaveReplica(): Promise<boolean>
   /** Told of every change; returns the function that ends it. */
   onChange(listener: (state: 'up' | 'down') => void): () => void
   /** Idempotent; commands in flight are answered first, for at most half a second. */
@@ -153,6 +161,14 @@ export function createRedisConnection(source: RedisSource, connectionName: strin
       )
       return waiting.finally(() => waiter && waiters.delete(waiter))
     },
+    async leaveReplica() {
+      if (!up || !(client instanceof Redis)) return false // a Cluster's nodes say MOVED
+      const asked = client
+      const info = String(await asked.info('replication').catch(() => '')) // refused, or late: others see to that
+      if (!/^role:slave/m.test(info) || closing || client !== asked) return false
+      asked.disconnect(true)
+      return true
+    },
     onChange(listener) {
       listeners.add(listener)
       return () => listeners.delete(listener)
@@ -188,10 +204,25 @@ function openClient(target: ConnectTarget, connectionName: string): RedisClient 
     ...withoutTimers(target.options),
     ...profile,
     retryStrategy: reconnectDelayMs,
+    reconnectOnError: target.options.reconnectOnError ?? leavesReplica(),
   })
   writeOncePerTurn(redis)
   failLateCommands(redis, DEADLINES)
   return redis
+}
+
+/**
+ * A master that is demoted keeps its connections, while its address (a name, a floating IP, a proxy) leads to the new
+ * one: without a new connection every write would be refused from then on.
+ */
+function leavesReplica(): (error: Error) => boolean {
+  let left = Number.NEGATIVE_INFINITY
+  return (error) => {
+    const now = performance.now()
+    if (!error.message.startsWith('READONLY') || now - left < LEAVE_REPLICA_EVERY_MS) return false
+    left = now
+    return true
+  }
 }
 
 /** What `failLateCommands` does instead. */

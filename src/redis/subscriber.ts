@@ -16,6 +16,8 @@ const MAX_REDIRECTS = 5
 /** One connection that only listens: the channel's messages arrive on it in the order Redis sent them. */
 export interface Subscriber {
   readonly up: boolean
+  /** Gives the connection up for a new one: the address leads to another server by now. */
+  renew(reason: string): void
   /** Idempotent. */
   close(): void
 }
@@ -161,6 +163,9 @@ export function openSubscriber(source: RedisSource, options: SubscriberOptions):
   return {
     get up() {
       return up
+    },
+    renew(reason) {
+      if (current && up) lost(current, reason)
     },
     close() {
       closed = true

@@ -104,6 +104,7 @@ describe('one clear line, exit code 1, nobody left', () => {
     const port = await listening(createServer())
     const line = await failureOf({ options: { port, host: '127.0.0.1' } })
     expect(line).toMatch(new RegExp(`no worker could start: .*port ${port} on 127.0.0.1 is in use`))
+    expect(line.trim().split('\n')).toHaveLength(1) // no stack: the message says what to do
   })
 
   test('an app that throws at import: what and where', async () => {

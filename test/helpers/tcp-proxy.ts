@@ -31,6 +31,8 @@ export interface TcpProxy extends AsyncDisposable {
   freeze(direction?: Direction): void
   /** What was held back is delivered. */
   unfreeze(direction?: Direction): void
+  /** Where new connections lead from now on, as when a name or a floating address moves; live ones go on. */
+  retarget(target: ProxyOptions['target']): void
   /** RST to both sides of all live connections. */
   reset(): void
   /** true: new connections are refused (ECONNREFUSED), live ones go on. false: accepted again. */
@@ -50,7 +52,8 @@ interface Weather {
 /** Enough for a second of delay on a busy connection; beyond it the sender is slowed down, as on a real link. */
 const maxHeldBytes = 16 * 2 ** 20
 
-export async function startProxy({ target, port: wantedPort }: ProxyOptions): Promise<TcpProxy> {
+export async function startProxy({ target: firstTarget, port: wantedPort }: ProxyOptions): Promise<TcpProxy> {
+  let target = firstTarget
   const rng = createRng(seed).fork('tcp-proxy')
   const weather: Record<Direction, Weather> = { up: fairWeather(), down: fairWeather() }
   const bytes: Record<Direction, number> = { up: 0, down: 0 }
@@ -134,6 +137,9 @@ export async function startProxy({ target, port: wantedPort }: ProxyOptions): Pr
     delay: (delayMs, jitterMs = 0, direction) => changeWeather({ delayMs, jitterMs }, direction),
     freeze: (direction) => changeWeather({ frozen: true }, direction),
     unfreeze: (direction) => changeWeather({ frozen: false }, direction),
+    retarget(next) {
+      target = next
+    },
     reset() {
       for (const link of [...links]) link.reset()
     },
