@@ -22,6 +22,7 @@ import { type HealthPort, openHealthPort } from './health.ts'
 import { trackListeners } from './listeners.ts'
 import { redisIfThere } from './optional-redis.ts'
 import { MAX_WORKERS, type ResolvedClusterOptions } from './options.ts'
+import { guardOrphans } from './orphan-guardian.ts'
 import { listenToSignals, type Signals } from './signals.ts'
 import type { WorkerStatus } from './slot.ts'
 import { removeStaleSocket } from './stale-socket.ts'
@@ -195,6 +196,9 @@ export async function startPrimary(
     const redisUrl = await urlForWorkers(options, source)
     checkStillWanted()
     const hub = openHub(options, redisUrl, source, closing)
+    const guardian = await guardOrphans(process.env)
+    closing.add(() => guardian.close())
+    checkStillWanted()
     setUpFork(options, launch, hooks)
     supervisor = createSupervisor({
       desired: options.workers,
@@ -234,6 +238,7 @@ export async function startPrimary(
             someHaveListened = true
           },
           onChannel: (socket) => serveChannel(socket, hub.hub, announcement),
+          onStarted: (pid) => guardian.watch(pid),
           onConnection: (connection) => listeners.distribute(connection),
         }
       },

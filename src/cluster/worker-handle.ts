@@ -76,6 +76,8 @@ export interface ForkOptions {
   readonly onListening: () => void
   /** Gets what it writes. Default: stdout is inherited, stderr passed on. */
   readonly onOutput?: OnOutput | undefined
+  /** As soon as it has a pid; what is returned is called at its end. */
+  readonly onStarted: (pid: number) => () => void
   /** The worker's end of the bus channel is its fd 4. */
   readonly onChannel: (socket: Socket) => void
   /** Gets an idle connection of a worker that drains. */
@@ -104,6 +106,7 @@ export function forkWorker(options: ForkOptions, events: WorkerEvents): WorkerHa
   }
   redispatchOnDeath(worker)
   const child = worker.process
+  const ended = child.pid === undefined ? undefined : options.onStarted(child.pid)
   const startedAt = Date.now()
   let state: WorkerState = 'starting'
   let report: string | undefined
@@ -233,6 +236,7 @@ export function forkWorker(options: ForkOptions, events: WorkerEvents): WorkerHa
     stopWaiting()
     hangWatch?.stop()
     stopKilling()
+    ended?.()
     state = 'dead'
     events.exited(handle, { code, signal, forced })
   }

@@ -1,32 +1,14 @@
-import { type ChildProcess, spawn } from 'node:child_process'
-import { once } from 'node:events'
-import type { Socket } from 'node:net'
+import { type Guardian, START_TIME_OF, startGuardian } from '../core/guardian.ts'
 import type { LocalRedisFiles } from './local-redis-dir.ts'
 
 /** How long a server gets for its last fsync; the guardian below counts the same in tenths of a second. */
 export const STOP_DEADLINE_MS = 10_000
 
-/**
- * Waits for the end of its standard input, which is our end. What is no `sleep`, `ln`, `readlink` or `rm` here is built
- * into every sh, so waiting for years costs one small process and nothing else.
- */
+/** Waits for the end of its standard input, which is our end. */
 const GUARDIAN = `
 set -f
 dir=$1 user=$2 grace=$3
-startTimeOf() {
-  if [ -r /proc/self/stat ]; then
-    stat=
-    { read -r stat <"/proc/$1/stat"; } 2>/dev/null
-    set -- \${stat##*") "}
-    case $1 in Z | X) return 1 ;; esac
-    [ $# -ge 20 ] || return 1
-    shift 19
-    started=$1
-  else
-    started=$(LC_ALL=C ps -o lstart= -p "$1" | tr -cs A-Za-z0-9 _)
-    [ -n "$started" ]
-  fi
-}
+${START_TIME_OF}
 isAlive() {
   withoutNonce=\${1%-*}
   startTimeOf "\${1%%-*}" && [ "$started" = "\${withoutNonce#*-}" ]
@@ -87,68 +69,13 @@ while startTimeOf "$pid" && [ "$started" = "$server" ]; do
 done
 `
 
-const REPLACE_AFTER_MS = 1_000
-const CLOSE_DEADLINE_MS = 2_000
-
-export interface Guardian {
-  /** To be called when the user is no longer registered: the guardian then has nothing to do and ends. */
-  close(): Promise<void>
-}
-
-/**
- * Starts the process that outlives this one for `graceMs`. A guardian that is killed is replaced: without one, our
- * own SIGKILL would leave the server behind.
- */
-export async function startGuardian(
+/** Starts the process that outlives this one for `graceMs`. To be closed when the user is no longer registered. */
+export function startRedisGuardian(
   files: LocalRedisFiles,
   user: string,
   graceMs: number,
   env: NodeJS.ProcessEnv,
 ): Promise<Guardian> {
-  let closed = false
-  let replacing: NodeJS.Timeout | undefined
-  const start = (): ChildProcess => {
-    const child = spawnGuardian([files.dir, user, String(graceMs / 1000)], env)
-    const replace = (): void => {
-      if (closed) return
-      replacing = setTimeout(() => {
-        current = start()
-      }, REPLACE_AFTER_MS).unref()
-    }
-    return child.once('error', replace).once('exit', replace)
-  }
-  let current = start()
-  if (current.pid === undefined) {
-    closed = true
-    await once(current, 'spawn') // rejects with the reason
-  }
-  return {
-    async close() {
-      closed = true
-      clearTimeout(replacing)
-      const { pid, exitCode, signalCode } = current
-      if (pid === undefined || exitCode !== null || signalCode !== null) return
-      current.ref()
-      const ended = once(current, 'exit')
-      const stubborn = setTimeout(() => current.kill('SIGKILL'), CLOSE_DEADLINE_MS)
-      current.stdin?.destroy()
-      await ended
-      clearTimeout(stubborn)
-    },
-  }
-}
-
-function spawnGuardian(args: string[], env: NodeJS.ProcessEnv): ChildProcess {
-  // Its own session keeps Ctrl-C away from it. Node opens the pipe close-on-exec: a worker that inherited our end
-  // would keep the guardian waiting for as long as it lives.
-  const child = spawn('/bin/sh', ['-c', GUARDIAN, 'as-one-guardian', ...args], {
-    cwd: '/',
-    env: { ...env, PATH: `${env.PATH ?? ''}:/usr/bin:/bin` },
-    stdio: ['pipe', 'ignore', 'ignore'],
-    detached: true,
-  })
-  child.stdin?.on('error', () => {}) // the pipe breaks when the guardian dies, and 'exit' tells that
-  ;(child.stdin as Socket | null)?.unref()
-  child.unref()
-  return child
+  const args = [files.dir, user, String(graceMs / 1000)]
+  return startGuardian({ name: 'as-one-guardian', script: GUARDIAN, args, env })
 }

@@ -5,13 +5,14 @@ import { join } from 'node:path'
 import { pathToFileURL } from 'node:url'
 import { aborted } from '../core/abort.ts'
 import { messageOf, SharedStateError } from '../core/errors.ts'
+import type { Guardian } from '../core/guardian.ts'
 import {
   type LocalRedisFiles,
   type LocalRedisPlace,
   localRedisFiles,
   prepareDirectory,
 } from './local-redis-dir.ts'
-import { type Guardian, startGuardian } from './local-redis-guardian.ts'
+import { startRedisGuardian } from './local-redis-guardian.ts'
 import {
   isMissing,
   type LockWait,
@@ -112,7 +113,7 @@ class ManagedRedis extends EventEmitter<LocalRedisEvents> implements LocalRedis 
       await underLock(files, wait, async () => {
         this.#registered = true
         await writeFile(join(files.users, this.#user), '', { mode: 0o600 })
-        this.#guardian = await startGuardian(files, this.#user, graceMs, this.#env)
+        this.#guardian = await startRedisGuardian(files, this.#user, graceMs, this.#env)
         // Only now: until our own guardian runs, the guardians of the dead are the ones that stop the server.
         await livingUsers(files)
       })

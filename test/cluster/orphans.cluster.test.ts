@@ -1,9 +1,10 @@
-import { expect, test } from 'vitest'
-import { isAlive, pidsOf, until } from '../helpers/fork.ts'
+import { describe, expect, test } from 'vitest'
+import { commandOf, isAlive, pidsOf, runNode, until } from '../helpers/fork.ts'
 import { steadyLoad } from '../helpers/http.ts'
+import { isLong } from '../helpers/long.ts'
 import { isFree } from '../helpers/ports.ts'
 import { sendSignal } from '../helpers/processes.ts'
-import { fixture, startCluster, type TestCluster, whenInFlight } from './start-cluster.ts'
+import { fixture, startCluster, type TestCluster, whenInFlight, workersOf } from './start-cluster.ts'
 
 /** What an orphaned worker allows itself, and a little. */
 const GONE_WITHIN = 25_000
@@ -63,7 +64,7 @@ test('a primary whose reader has gone goes on', async () => {
   await cluster.primary.exit
   for (let i = 0; i < 4; i++) expect((await cluster.get('/')).status).toBe(200) // logged to nobody
   const crashed = [(await cluster.get('/crash')).json<{ pid: number }>().pid] // told to nobody
-  await until(() => pidsOf({ parent: primary }).filter((pid) => !crashed.includes(pid)).length === 2, {
+  await until(() => workersOf(primary).filter((pid) => !crashed.includes(pid)).length === 2, {
     what: 'the replacement',
   })
   expect((await cluster.get('/')).status).toBe(200)
@@ -80,7 +81,57 @@ test('workers that have not come up go at once', async () => {
     primary: number
   }
   sendSignal(primary, 'SIGHUP')
-  await until(() => cluster.primary.tree().length === 4, { what: 'a reload to have begun', every: 1 })
+  await until(() => workersOf(primary).length === 3, { what: 'a reload to have begun', every: 1 })
   sendSignal(primary, 'SIGKILL')
   await until(() => cluster.primary.tree().length === 0, { what: 'all to go', deadline: 10_000 })
+})
+
+describe('a worker that cannot notice that its primary has gone', () => {
+  test('is ended by the guardian, once those that can have had their time', async () => {
+    const owner = runNode(fixture('guarded.mjs'))
+    const [, pids = ''] = await owner.waitFor(/guarded (.*)/)
+    const { looping, stopped, dismissed, finishing, guardian } = JSON.parse(pids) as Record<string, number>
+    sendSignal(guardian ?? 0, 'SIGKILL') // it is replaced, and the next one knows as much
+    await owner.waitFor(/by another one/)
+    owner.kill('SIGKILL')
+    await owner.exit
+    await until(() => ![looping, stopped].some((pid) => isAlive(pid ?? 0)), { what: 'both to be gone' })
+    expect(owner.stdout()).toContain('finished')
+    expect(isAlive(finishing ?? 0)).toBe(false)
+    expect(isAlive(dismissed ?? 0)).toBe(true)
+    await until(() => owner.tree().length === 1, { what: 'the guardian to go' })
+  })
+
+  test.runIf(isLong)('within 30 s', async () => {
+    const cluster = await startCluster()
+    cluster.get('/hang', { timeout: 60_000 }).catch(() => {})
+    const [, hung] = await cluster.primary.waitFor(/hanging (\d+)/)
+    const pids = await cluster.pids()
+    const stopped = pids.find((pid) => pid !== Number(hung)) ?? 0
+    sendSignal(stopped, 'SIGSTOP')
+    cluster.primary.kill('SIGKILL')
+    const since = performance.now()
+    await cluster.primary.exit
+    await until(() => cluster.primary.tree().length === 0, { what: 'nobody to be left', deadline: 40_000 })
+    const seconds = (performance.now() - since) / 1_000
+    console.info(
+      `[orphans] a looping and a stopped worker are gone ${seconds.toFixed(1)} s after their primary`,
+    )
+    expect(seconds).toBeLessThan(30)
+    expect(await isFree(cluster.port)).toBe(true)
+  })
+})
+
+test('a stop leaves no guardian behind, a killed one is replaced, and SIGTERM to all of a service ends it last', async () => {
+  const cluster = await startCluster()
+  const guardian = () =>
+    pidsOf({ parent: cluster.primary.pid }).find((pid) => /as-one-guardian/.test(commandOf(pid)))
+  const first = guardian() ?? 0
+  expect(first).toBeGreaterThan(0)
+  sendSignal(first, 'SIGKILL')
+  await until(() => guardian() !== undefined && guardian() !== first, { what: 'the next one' })
+  sendSignal(guardian() ?? 0, 'SIGTERM')
+  cluster.primary.killGroup('SIGTERM')
+  expect(await cluster.primary.exit).toEqual({ code: 0, signal: null })
+  expect(cluster.primary.tree()).toEqual([])
 })

@@ -1,6 +1,6 @@
 import { writeFileSync } from 'node:fs'
 import { fileURLToPath, pathToFileURL } from 'node:url'
-import { freePort, type NodeProcess, runNode } from '../helpers/fork.ts'
+import { commandOf, freePort, type NodeProcess, pidsOf, runNode } from '../helpers/fork.ts'
 import { get, type Reply } from '../helpers/http.ts'
 import { sharedRedis, testNamespace } from '../helpers/redis.ts'
 
@@ -125,6 +125,11 @@ export async function spawnCluster(start: ClusterStart = {}): Promise<TestCluste
 
 function isStarted(primary: NodeProcess): boolean {
   return (primary.messages as { started?: unknown }[]).some(({ started }) => started)
+}
+
+/** Its children except for the guardians. */
+export function workersOf(primary: number): number[] {
+  return pidsOf({ parent: primary }).filter((pid) => !/^\/bin\/sh /.test(commandOf(pid)))
 }
 
 /** Fresh connections that are in the hands of the app, by its own log: the cluster needs `env: { LOG: '1' }`. */

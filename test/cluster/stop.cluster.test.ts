@@ -1,11 +1,18 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { describe, expect, test } from 'vitest'
-import { descendants, type NodeProcess, until } from '../helpers/fork.ts'
+import { type NodeProcess, until } from '../helpers/fork.ts'
 import { get, keepAliveAgent, request, steadyLoad } from '../helpers/http.ts'
 import { long } from '../helpers/long.ts'
 import { isFree } from '../helpers/ports.ts'
 import { fileRng } from '../helpers/random.ts'
-import { fixture, spawnCluster, startCluster, type TestCluster, whenInFlight } from './start-cluster.ts'
+import {
+  fixture,
+  spawnCluster,
+  startCluster,
+  type TestCluster,
+  whenInFlight,
+  workersOf,
+} from './start-cluster.ts'
 
 /** Four slow requests, on fresh and kept-alive connections, all in the hands of the app. */
 async function slowRequests(cluster: TestCluster, ms: number): Promise<Promise<number>[]> {
@@ -103,7 +110,7 @@ test('a worker that hangs is killed after stopTimeout, and that is told', async 
 describe('a stop before the start is over', () => {
   test('while workers load', async () => {
     const cluster = await spawnCluster({ script: fixture('mistake.mjs'), env: { CASE: 'never listens' } })
-    await until(() => descendants(cluster.primary.pid).length >= 2, { what: 'two workers' })
+    await until(() => workersOf(cluster.primary.pid).length === 2, { what: 'two workers' })
     cluster.primary.kill('SIGTERM')
     expect(await cluster.primary.exit).toEqual({ code: 0, signal: null })
     await leftNothing(cluster)
