@@ -3,9 +3,9 @@ import { withDeadline } from '../core/abort.ts'
 import { channels } from '../core/channels.ts'
 import { messageOf, SharedStateError } from '../core/errors.ts'
 import { failLateCommands, type LateCommandsOptions } from './late-commands.ts'
-import { writeOncePerTurn } from './one-write-per-turn.ts'
 import type { ConnectTarget, RedisSource } from './source.ts'
 import { checkServerVersion } from './version.ts'
+import { writeTogether } from './write-together.ts'
 
 export type RedisClient = Redis | Cluster
 
@@ -194,7 +194,7 @@ function openClient(target: ConnectTarget, connectionName: string): RedisClient 
       redisOptions: { ...withoutTimers(target.options.redisOptions), ...perNode },
     })
     cluster.on('+node', (node: Redis) => {
-      writeOncePerTurn(node)
+      writeTogether(node)
       failLateCommands(node, DEADLINES)
       failInFlight(node)
     })
@@ -206,7 +206,7 @@ function openClient(target: ConnectTarget, connectionName: string): RedisClient 
     retryStrategy: reconnectDelayMs,
     reconnectOnError: target.options.reconnectOnError ?? leavesReplica(),
   })
-  writeOncePerTurn(redis)
+  writeTogether(redis)
   failLateCommands(redis, DEADLINES)
   return redis
 }

@@ -284,21 +284,79 @@ function countWrites(client: Redis): () => number {
   return () => count
 }
 
+const afterTick = (): Promise<void> => new Promise((resolve) => process.nextTick(resolve))
+
 test('all commands of a turn of the loop leave in one write, in order', async () => {
   const redis = await startRedis()
   const client = (await open(redis.url).ready()) as Redis
   const writes = countWrites(client)
-  const replies = await Promise.all(Array.from({ length: 20 }, (_, at) => client.rpush('list', at)))
-  expect(replies).toEqual(Array.from({ length: 20 }, (_, at) => at + 1))
+  const replies = await Promise.all(Array.from({ length: 7 }, (_, at) => client.rpush('list', at)))
+  expect(replies).toEqual([1, 2, 3, 4, 5, 6, 7])
   expect(writes()).toBe(1)
-  expect(await client.lrange('list', 0, -1)).toEqual(Array.from({ length: 20 }, (_, at) => String(at)))
-  expect(writes()).toBe(2)
   await Promise.all([client.pipeline().get('a').get('b').exec(), client.get('c')])
-  expect(writes()).toBe(3)
+  expect(writes()).toBe(2)
   // Two callbacks of one turn, as of two sockets that were readable.
   const replyIn = (name: string) => new Promise((resolve) => setImmediate(() => resolve(client.get(name))))
   await Promise.all([replyIn('a'), replyIn('b')])
-  expect(writes()).toBe(4)
+  expect(writes()).toBe(3)
+  expect(await client.lrange('list', 0, -1)).toEqual(['0', '1', '2', '3', '4', '5', '6'])
+})
+
+test('what comes more slowly than Redis answers is not cut into several writes', async () => {
+  const redis = await startRedis()
+  const client = (await open(redis.url).ready()) as Redis
+  const writes = countWrites(client)
+  const slowly = (at: number): Promise<number> => {
+    for (const until = performance.now() + 0.02; performance.now() < until; );
+    return client.rpush('list', at)
+  }
+  const replies = await Promise.all(Array.from({ length: 40 }, (_, at) => slowly(at)))
+  expect(replies).toEqual(Array.from({ length: 40 }, (_, at) => at + 1))
+  expect(writes()).toBe(1)
+})
+
+test('one command after the other does not wait for the end of its turn; two at a time do', async () => {
+  const redis = await startRedis()
+  const client = (await open(redis.url).ready()) as Redis
+  await Promise.all([client.get('a'), client.get('b')])
+  const writes = countWrites(client)
+  const held = client.get('a')
+  await afterTick()
+  expect(writes()).toBe(0)
+  await held
+  expect(writes()).toBe(1)
+  const alone = client.get('a')
+  await afterTick()
+  expect(writes()).toBe(2)
+  // Something is in flight: what else this turn brings goes together.
+  const others = [client.get('b'), client.get('c')]
+  await afterTick()
+  expect(writes()).toBe(2)
+  await Promise.all([alone, ...others])
+  expect(writes()).toBe(3)
+})
+
+test('a long burst leaves in parts, so that Redis begins at once; in order', async () => {
+  const redis = await startRedis()
+  const client = (await open(redis.url).ready()) as Redis
+  const writes = countWrites(client)
+  let length = 0
+  const burst = async (): Promise<number> => {
+    const before = writes()
+    const replies = await Promise.all(Array.from({ length: 64 }, (_, at) => client.rpush('list', at)))
+    expect(replies).toEqual(replies.map((_, at) => length + at + 1))
+    length += 64
+    return writes() - before
+  }
+  // How many parts is a matter of speed, which a cold or busy process does not have.
+  const parts = await until(async () => ((await burst()) > 1 ? burst() : undefined), {
+    what: 'a burst in parts',
+    deadline: 30_000,
+    every: 1,
+  })
+  expect(parts).toBeLessThanOrEqual(9)
+  const list = await client.lrange('list', 0, -1)
+  expect(list).toEqual(Array.from({ length }, (_, at) => String(at % 64)))
 })
 
 test('a connection that breaks between two commands of a turn leaves nothing corked', async () => {
