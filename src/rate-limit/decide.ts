@@ -348,11 +348,15 @@ export class Limiter {
     const limit = limits[0] as number
     const policy = this.#policyOf(0, limit)
     let taken = charge ? await slots.take(id, limit, cost) : await slots.look(id, limit, cost)
+    let source: RateLimitSource = 'redis'
     if (taken) this.#room.redisAnswered()
     else if (this.#options.onUnavailable !== 'local') return this.#nobodyCounts(cost, policy)
-    else taken = slots.takeAlone(id, this.#share(limit), cost, charge)
-    if (!('free' in taken)) return new Decision(taken, policy, 'redis')
-    const decision = new Decision(taken.verdict, policy, taken.source)
+    else {
+      taken = slots.takeAlone(id, this.#share(limit), cost, charge)
+      source = 'local'
+    }
+    if (!('free' in taken)) return new Decision(taken, policy, source)
+    const decision = new Decision(taken.verdict, policy, source)
     this.#taken.set(decision, taken)
     return decision
   }

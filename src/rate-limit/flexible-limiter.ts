@@ -1,6 +1,6 @@
 import type { RateLimiterCompatibleAbstract, RateLimiterRes } from 'rate-limiter-flexible'
 import type { RateLimiter } from './limiter.ts'
-import type { RateLimitDecision } from './policy.ts'
+import { capacityOf, type RateLimitDecision } from './policy.ts'
 import { RecentCharges } from './recent-charges.ts'
 
 /**
@@ -22,7 +22,7 @@ export async function flexibleLimiter(limiter: RateLimiter): Promise<RateLimiter
     const consumed = limit - remaining
     return new library.RateLimiterRes(
       remaining,
-      allowed ? resetMs : retryAfterMs,
+      allowed ? resetMs : retryAfterMs || resetMs,
       allowed ? consumed : consumed + cost,
       allowed && consumed === cost,
     )
@@ -34,6 +34,10 @@ export async function flexibleLimiter(limiter: RateLimiter): Promise<RateLimiter
     override execEvenly = false
 
     override async consume(key: string | number, cost = 1): Promise<RateLimiterRes> {
+      // To them more than ever fits is a refusal like any other; to `consume` it is a mistake.
+      if (Number.isSafeInteger(cost) && cost > capacityOf(limiter.policy, limit)) {
+        throw resultOf({ ...(await limiter.peek(key)), allowed: false }, cost)
+      }
       const decision = await limiter.consume(key, { cost })
       if (!decision.allowed) throw resultOf(decision, cost)
       recent.add(String(key), decision, cost)
@@ -66,8 +70,9 @@ export async function flexibleLimiter(limiter: RateLimiter): Promise<RateLimiter
 
     override async delete(key: string | number): Promise<boolean> {
       recent.forget(String(key))
+      const held = (await this.get(key)) !== null
       await limiter.reset(key)
-      return true
+      return held
     }
   }
   return new FlexibleLimiter()

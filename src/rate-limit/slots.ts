@@ -52,7 +52,6 @@ interface Holding {
 /** A place in flight. */
 export interface Slot {
   readonly verdict: Verdict
-  readonly source: 'redis' | 'local'
   free(): void
 }
 
@@ -94,7 +93,7 @@ export class Slots {
           const free = this.#freeOnce(id, holding, limit, cost)
           if (!waits)
             free() // nobody knows of it any more
-          else given = { verdict: admitted(0), source: 'redis', free }
+          else given = { verdict: admitted(0), free }
         },
         () => {
           holding.pending -= cost
@@ -131,7 +130,7 @@ export class Slots {
       if (left > 0) this.#local.set(id, left)
       else this.#local.delete(id)
     }
-    return { verdict: admitted(share - held - cost), source: 'local', free }
+    return { verdict: admitted(share - held - cost), free }
   }
 
   forget(id: string): void {

@@ -108,6 +108,9 @@ test('in the form of rate-limiter-flexible: alone and in a union of theirs', asy
   await limiter.block('k', 60)
   await expect(limiter.consume('k')).rejects.toMatchObject({ remainingPoints: 0 })
   expect(await limiter.delete('k')).toBe(true)
+  expect(await limiter.delete('k')).toBe(false)
+  // More than ever fits is a refusal to them, and charges nothing.
+  await expect(limiter.consume('k', 4)).rejects.toBeInstanceOf(RateLimiterRes)
   const union = new RateLimiterUnion(limiter, await flexibleLimiter(limiterOf(1, 'other')))
   expect(await union.consume('k')).toMatchObject({
     api: { consumedPoints: 1 },

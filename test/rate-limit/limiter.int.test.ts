@@ -1,7 +1,15 @@
+import { readFileSync } from 'node:fs'
 import { expect, test } from 'vitest'
 import { FIXED_WINDOW_LUA } from '../../src/rate-limit/fixed-window.ts'
-import { createRateLimiter } from '../../src/rate-limit/index.ts'
-import { sharedRedis, sharedRedisClient, startRedisCluster, testNamespace } from '../helpers/redis.ts'
+import { createRateLimiter, type RateLimiterOptions } from '../../src/rate-limit/index.ts'
+import {
+  sharedRedis,
+  sharedRedisClient,
+  startRedis,
+  startRedisCluster,
+  testNamespace,
+} from '../helpers/redis.ts'
+import { until } from '../helpers/until.ts'
 import { rateLimitSuite } from '../suites/rate-limit-suite.ts'
 import { events, worker } from './app.ts'
 
@@ -117,4 +125,94 @@ test('decisions are published', async () => {
     { event: 'decision', key: 'k', cost: 1, allowed: true, source: 'redis', policy: { name: 'told' } },
     { event: 'decision', key: 'k', cost: 1, allowed: false, source: 'redis' },
   ])
+})
+
+test('nearLimit counts what is admitted with less than a fifth left, and nothing else', async () => {
+  const ctx = worker(sharedRedis().url, testNamespace())
+  const heard = events()
+  const limiter = createRateLimiter(ctx, { name: 'near', limit: 10, per: '1h', onUnavailable: 'deny' })
+  for (let round = 0; round < 12; round++) await limiter.consume('k')
+  const told = heard.flatMap(({ nearLimit, remaining, allowed }) => (nearLimit ? [[allowed, remaining]] : []))
+  expect(told).toEqual([
+    [true, 1],
+    [true, 0],
+  ])
+  expect(limiter.stats()).toMatchObject({ allowed: 10, refused: 2, nearLimit: 2 })
+  const { sources } = limiter.stats()
+  expect(sources).toMatchObject({ redis: 11, known: 1 })
+})
+
+test('a limit that is raised in another process admits there at once, and is not held up by what is refused here', async () => {
+  const namespace = testNamespace()
+  const limiterOf = (limit: number) =>
+    createRateLimiter(worker(sharedRedis().url, namespace), { name: 'n', limit, per: '1h' })
+  const [before, after] = [limiterOf(2), limiterOf(3)]
+  const allowed = async (limiter: typeof before, limit?: number): Promise<boolean> =>
+    (await limiter.consume('k', limit === undefined ? {} : { limit })).allowed
+  expect([await allowed(before), await allowed(before), await allowed(before)]).toEqual([true, true, false])
+  expect((await before.consume('k')).source).toBe('known')
+  expect([await allowed(after), await allowed(after)]).toEqual([true, false])
+  // The same process, told a higher limit with the call: what is known of the lower one is not asked.
+  expect([await allowed(before, 4), await allowed(before, 4)]).toEqual([true, false])
+  // What makes room in one process is believed in all.
+  await after.reset('k')
+  await until(() => allowed(before), { what: 'the reset to be heard' })
+})
+
+test('the ACL of the README is enough', async () => {
+  const server = await startRedis()
+  const namespace = testNamespace()
+  const readme = (room: string): string[] => {
+    const text = readFileSync(new URL(`../../src/${room}/README.md`, import.meta.url), 'utf8')
+    const line = text.split('\n').find((each) => /^\| ACL\b/.test(each)) as string
+    const rules = [...line.matchAll(/`([~&+][^`]*)`/g)].flatMap(([, part]) => (part as string).split(' '))
+    return rules.map((rule) => rule.replace('<namespace>', namespace).replaceAll('\\|', '|'))
+  }
+  // Redis 7.0 knows no SETINFO, and ioredis takes a refusal of it for an answer.
+  const rules = [...readme('bus').filter((rule) => !rule.startsWith('~')), ...readme('rate-limit')]
+  await server
+    .client()
+    .call(
+      'ACL',
+      'SETUSER',
+      'app',
+      'on',
+      '>pw',
+      'resetchannels',
+      '-@all',
+      ...rules.filter((rule) => rule !== '+client|setinfo'),
+    )
+  const ctx = worker(server.url.replace('//', '//app:pw@'), namespace)
+  const heard = events()
+  const all: RateLimiterOptions[] = [
+    { name: 's', limit: 10, per: '1m' },
+    { name: 'g', limit: 10, per: '1m', algorithm: 'gcra' },
+    { name: 'f', limit: 10, per: '1m', algorithm: 'fixed-window' },
+    { name: 'fb', limit: 10, per: '1m', algorithm: 'fixed-window', blockFor: '1m' },
+    { name: 'l', limit: 10, per: '1m', lease: true },
+    { name: 'gl', limit: 10, per: '1m', algorithm: 'gcra', lease: true },
+    { name: 'fl', limit: 10, per: '1m', algorithm: 'fixed-window', lease: true },
+    { name: 'c', limit: 10, algorithm: 'concurrency' },
+  ]
+  for (const options of all) {
+    const limiter = createRateLimiter(ctx, { onUnavailable: 'deny', ...options })
+    await until(async () => (await limiter.consume('warm')).source === 'redis', { what: 'Redis to decide' })
+    for (let round = 0; round < 12; round++) await limiter.consume('k')
+    const decision = await limiter.consume('other')
+    expect(decision.allowed, options.name).toBe(true)
+    expect(await limiter.refund(decision)).toBe(true)
+    expect((await limiter.peek('k')).allowed, options.name).toBe(false)
+    if (options.algorithm !== 'concurrency') {
+      await limiter.penalty('other', 2)
+      await limiter.block('other', '1m')
+    }
+    await limiter.reset('k')
+  }
+  const several = createRateLimiter(ctx, [
+    { name: 'a', limit: 1, per: '1s' },
+    { name: 'b', limit: 2, per: '1m', algorithm: 'gcra' },
+  ])
+  await several.consume('k')
+  expect(await several.consume('k')).toMatchObject({ allowed: false, source: 'redis' })
+  expect(heard.filter(({ event }) => event === 'redis-error')).toEqual([])
 })
