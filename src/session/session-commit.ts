@@ -13,6 +13,19 @@ import { type Fields, fieldsOf, isChanged, recordNew, recordOf, type SessionReco
 import type { ResolvedSessionOptions } from './options.ts'
 import type { SharedSession } from './session-object.ts'
 
+let warned = false
+
+/** Nobody can stay logged in, and no other sign of it would be seen: mostly Express without `trust proxy`. */
+function warnOfWithheldCookie(name: string): void {
+  if (warned) return
+  warned = true
+  process.emitWarning(
+    `sharedSession sent no cookie '${name}': cookie.secure is true and the request came without TLS; behind a proxy ` +
+      "that ends TLS tell the framework, e.g. app.set('trust proxy', 1), or set proxy: true; without TLS use 'auto'",
+    { code: 'AS_ONE_COOKIE_WITHHELD' },
+  )
+}
+
 /** The request as this middleware leaves it. */
 export interface SessionRequest extends CookieRequest {
   session?: SharedSession | null
@@ -107,8 +120,8 @@ export class SessionCommit implements Commit {
         : options.saveUninitialized || this.#isModified(session)
     if (!wanted) return undefined
     if (session.cookie.secure && !isSecure(req, options.proxy)) {
+      warnOfWithheldCookie(options.name)
       if (channels.session.hasSubscribers) {
-        // Behind a TLS proxy this is Express without `trust proxy`, or a missing `proxy: true`.
         channels.session.publish({
           event: 'cookie-withheld',
           name: options.name,

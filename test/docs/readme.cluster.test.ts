@@ -1,13 +1,21 @@
 import { execFile } from 'node:child_process'
-import { copyFileSync, mkdirSync, readdirSync, symlinkSync, writeFileSync } from 'node:fs'
-import { basename, join } from 'node:path'
+import {
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs'
+import { basename, dirname, join } from 'node:path'
 import { promisify } from 'node:util'
 import { beforeAll, describe, expect, test } from 'vitest'
 import { tempDir } from '../helpers/cleanup.ts'
 import { freePort, runNode } from '../helpers/fork.ts'
 import { get, request } from '../helpers/http.ts'
 import { sharedRedis, testNamespace } from '../helpers/redis.ts'
-import { filesOf, readSnippets, root, snippetsOf } from './snippets.ts'
+import { filesOf, readmes, root, snippetsOf } from './snippets.ts'
 
 const run = promisify(execFile)
 
@@ -50,7 +58,7 @@ async function complaints(project: string, options: object, files: readonly stri
 }
 
 describe('every snippet of the READMEs type-checks', () => {
-  const snippets = readSnippets()
+  const snippets = readmes().flatMap(snippetsOf)
   let project: string
   beforeAll(() => {
     project = installed()
@@ -136,5 +144,26 @@ describe('the page of the README', () => {
     let last = await get(url)
     for (let i = 0; i < 100 && last.status === 200; i++) last = await get(url)
     expect(last.status).toBe(429) // one budget for both workers
+  })
+})
+
+describe('links', () => {
+  test.each(readmes())('%s: each leads to something that is there', (file) => {
+    const text = readFileSync(join(root, file), 'utf8')
+    const links = [...text.matchAll(/\]\((?!\w+:)([^)#\s]+)/g)].map(([, link = '']) => link)
+    expect(links.filter((link) => !existsSync(join(root, dirname(file), link)))).toEqual([])
+  })
+
+  test('the READMEs of the rooms are packed, since nobody has another documentation', async () => {
+    const { stdout } = await run('npm', ['pack', '--dry-run', '--json', '--ignore-scripts'], { cwd: root })
+    const found: unknown = JSON.parse(stdout)
+    const [packed] = (Array.isArray(found) ? found : Object.values(found as object)) as [
+      { files: { path: string }[] },
+    ]
+    const paths = packed.files.map(({ path }) => path)
+    expect(paths).toEqual(
+      expect.arrayContaining(['README.md', ...readmes().filter((file) => /^src/.test(file))]),
+    )
+    expect(paths.filter((path) => !/^(dist\/.*\.(js|d\.ts)|src\/.*\.md|[^/]+)$/.test(path))).toEqual([])
   })
 })

@@ -13,15 +13,14 @@ export interface Snippet {
 
 const FENCE = /^```(ts|js)\n([\s\S]*?)^```$/gm
 
-/** All code of the READMEs that users read: that of the package, of its rooms and of the examples. */
-export function readSnippets(): Snippet[] {
+/** Those that users read, relative to the top: that of the package, of its rooms and of the examples. */
+export function readmes(): string[] {
   const folders = ['src', 'examples'].flatMap((top) =>
     readdirSync(join(root, top)).map((name) => `${top}/${name}`),
   )
   return ['.', ...folders]
     .map((folder) => join(folder, 'README.md'))
     .filter((file) => existsSync(join(root, file)))
-    .flatMap(snippetsOf)
 }
 
 export function snippetsOf(file: string): Snippet[] {
