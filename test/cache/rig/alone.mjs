@@ -2,5 +2,9 @@
 import { work } from './worker.mjs'
 
 const settings = JSON.parse(process.env.RIG)
-await work(settings, settings.redis)
+/** What would have ended the process, and with it all that it has seen: counted, and told. */
+const fatal = []
+process.on('uncaughtException', (error) => fatal.push(String(error)))
+process.on('unhandledRejection', (error) => fatal.push(String(error)))
+await work(settings, settings.redis, fatal)
 process.exit(0)

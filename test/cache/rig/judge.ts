@@ -9,6 +9,8 @@ export interface WorkerLog {
   unconfirmed: number
   operations: number
   misses: number
+  /** Errors that nobody caught: each would have ended the process. */
+  fatal: string[]
 }
 
 export interface Verdict {
@@ -19,6 +21,7 @@ export interface Verdict {
   loads: number
   errors: number
   unconfirmed: number
+  fatal: number
   /** Reads of what was older than something confirmed when they began. */
   old: number
   /** … and confirmed longer ago than the bound. */
@@ -41,6 +44,7 @@ export function judge(logs: readonly WorkerLog[], boundMs: number): Verdict {
     loads: 0,
     errors: 0,
     unconfirmed: 0,
+    fatal: 0,
     old: 0,
     beyond: 0,
     own: 0,
@@ -50,6 +54,7 @@ export function judge(logs: readonly WorkerLog[], boundMs: number): Verdict {
   for (const log of logs) {
     for (const name of ['operations', 'misses', 'loads', 'errors', 'unconfirmed'] as const)
       verdict[name] += log[name]
+    verdict.fatal += log.fatal.length
     verdict.reads += log.reads.length / 3
     verdict.writes += log.confirmed.length / 3
     for (let i = 0; i < log.confirmed.length; i += 3) {

@@ -12,7 +12,7 @@ const CALLERS = 8
 /** The machine's monotonic clock, in ms: one clock for all workers. */
 const now = () => Number(process.hrtime.bigint() / 1_000n) / 1_000
 
-export async function work(settings, redis) {
+export async function work(settings, redis, fatal = []) {
   const { index, workers, keys, operations, seed, out } = settings
   const cache = await caches[settings.cache](redis, settings.namespace, settings.options)
   const database = new Redis(settings.database) // never disturbed
@@ -97,6 +97,7 @@ export async function work(settings, redis) {
     const value = await Promise.resolve(cache.get(keyOf(at))).catch(() => undefined)
     log.finals.push(value ?? null)
   }
+  log.fatal = fatal
   writeFileSync(`${out}/${index}.json`, JSON.stringify(log))
   console.log(`done ${index}`)
   database.disconnect()
