@@ -110,9 +110,10 @@ export class CacheEngine {
     const payload = this.#values.encode(key, value)
     const { graceMs } = life
     const ttlMs = withJitter(life.ttlMs, life.jitter)
-    await this.#change(key, async (client, redisKey) => {
+    await this.#change(key, async (client, redisKey, stillWanted) => {
       const generation = this.#versions.now(GENERATION) ?? (await this.#versions.ask(client, GENERATION))
       const tags = life.tags.length === 0 ? life.tags : await this.#versions.askAll(client, life.tags)
+      stillWanted()
       const entry = encodeEntry({ generation, token: newToken(), graceMs, tags }, payload)
       return client.set(redisKey, entry, 'PX', ttlMs + graceMs)
     })
@@ -221,12 +222,15 @@ export class CacheEngine {
     else this.near.dropTag(version)
   }
 
-  async #change(key: string, command: (client: RedisClient, redisKey: string) => Promise<unknown>) {
+  async #change(
+    key: string,
+    command: (client: RedisClient, redisKey: string, stillWanted: () => void) => Promise<unknown>,
+  ) {
     const redisKey = this.#keyOf(key)
     this.#begin()
     this.near.beginWrite(key)
     try {
-      await this.#far.write((client) => command(client, redisKey))
+      await this.#far.write((client, stillWanted) => command(client, redisKey, stillWanted))
     } finally {
       this.near.endWrite(key)
     }

@@ -80,26 +80,40 @@ export class FarCache {
   }
 
   /** For what has another way out: once Redis has been there, its absence is told at once. */
-  read<T>(command: (client: RedisClient) => Promise<T>): Promise<T> {
+  read<T>(command: (client: RedisClient, stillWanted: () => void) => Promise<T>): Promise<T> {
     if (this.#wasUp && !this.#connection.now) return Promise.reject(this.#explain(new Error('not connected')))
     if (!this.#breaker.allows())
       return Promise.reject(this.#explain(new Error('it did not answer a moment ago')))
     return this.write(command)
   }
 
-  /** For what is worth the wait. */
-  write<T>(command: (client: RedisClient) => Promise<T>): Promise<T> {
+  /**
+   * For what is worth the wait. A command of several steps asks `stillWanted` before each further one: a write that
+   * has been reported as failed must not overtake one that came after it.
+   *
+   * @throws SharedStateError from `stillWanted`, when the time is over
+   */
+  write<T>(command: (client: RedisClient, stillWanted: () => void) => Promise<T>): Promise<T> {
     const { timeoutMs } = this.#options
     return new Promise<T>((resolve, reject) => {
+      let tooLate: SharedStateError | undefined
+      const stillWanted = (): void => {
+        if (tooLate) throw tooLate
+      }
       const inTime = this.#deadlines.add(() => {
         this.#breaker.timedOut()
-        reject(this.#explain(new Error(`no answer within ${timeoutMs} ms`)))
+        tooLate = this.#explain(new Error(`no answer within ${timeoutMs} ms`))
+        reject(tooLate)
       })
+      const begin = (client: RedisClient): Promise<T> => {
+        stillWanted()
+        return command(client, stillWanted)
+      }
       const client = this.#connection.now
       if (client) this.#wasUp = true
       // The connection's own error says why, so its deadline comes a little before ours.
       const soon = Math.max(1, timeoutMs - 20)
-      const answer = client ? command(client) : this.#connection.ready({ timeoutMs: soon }).then(command)
+      const answer = client ? begin(client) : this.#connection.ready({ timeoutMs: soon }).then(begin)
       answer.then(
         (reply) => {
           inTime()
@@ -108,6 +122,7 @@ export class FarCache {
         },
         (error: unknown) => {
           inTime()
+          if (tooLate) return
           if (error instanceof Error && error.name === 'ReplyError') this.#breaker.succeeded()
           else this.#breaker.failed()
           reject(this.#explain(error))

@@ -268,12 +268,13 @@ export class SingleFlight {
     let sure = false
     for (;;) {
       let tags: readonly string[] = []
-      const step = await far.read(async (client: RedisClient) => {
+      const step = await far.read(async (client: RedisClient, stillWanted) => {
         sure = generation === undefined
         generation ??= await versions.ask(client, GENERATION)
         if (names.length > 0) tags = await versions.askAll(client, names)
         const meta = encodeMeta(0, tags)
         const { maxBytes } = far
+        stillWanted() // or the lease would be nobody's
         return acquire(client, redisKey, { token, leaseMs, generation, sure, judged, keep, meta, maxBytes })
       })
       if (step === 'acquired') return { is: 'acquired', generation: generation as string, tags }

@@ -12,6 +12,7 @@ const KEYS = Array.from({ length: 30 }, (_, at) => `key-${at}`)
 /** Copies of old values everywhere; then `fault`, and meanwhile writes; no old value may be read later than the bound. */
 async function worstStaleness(writer: Cache, readers: readonly Cache[], fault: () => Promise<unknown>) {
   const confirmedAt = new Map<string, number>()
+  await untilOn(writer)
   await Promise.all(KEYS.map((key) => writer.set(key, 'old')))
   await untilOn(...readers)
   for (const reader of readers) for (const key of KEYS) await untilCopied(reader, key)

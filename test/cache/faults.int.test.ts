@@ -137,6 +137,27 @@ describe('a read that a write overtakes', () => {
   })
 })
 
+test('a write that was reported as failed does not overtake the next one', async () => {
+  const { url } = sharedRedis()
+  const proxy = await proxyTo(url)
+  const namespace = testNamespace()
+  // Without copies the generation is asked for first: a `set` is two commands.
+  const slow = openCache(proxy.url(), namespace, { l1: false, timeout: 200 })
+  const other = openCache(url, namespace)
+  await slow.set('k', 'first')
+  for (let round = 0; round < long(3, 30); round++) {
+    proxy.freeze()
+    await expect(slow.set('k', 'rejected')).rejects.toMatchObject({ code: 'ERR_AS_ONE_REDIS_UNAVAILABLE' })
+    const later = slow.delete('k')
+    proxy.unfreeze()
+    await later
+    // Whatever was still to be sent has been sent before this is answered.
+    await slow.get('none')
+    expect(await slow.get('k')).toBeUndefined()
+    expect(await other.get('k')).toBeUndefined()
+  }
+})
+
 describe('a server that refuses tracking', () => {
   const refusals = {
     'by ACL': '+@all -client|tracking',
