@@ -1,13 +1,13 @@
-import { createServer, type RequestListener } from 'node:http'
+import { createServer, type IncomingMessage, type RequestListener, type ServerResponse } from 'node:http'
 import { Server } from 'node:net'
 import { SharedStateError } from '../core/errors.ts'
 import { show } from '../core/options.ts'
 
-/** `(req, res)` or `(req, res, next)`, as Express, Connect, plain handlers and Koa's `callback()` are. */
-type Listener = (...args: never[]) => unknown
+/** `(req, res)` or `(req, res, next)`, as Connect and plain handlers are; what is written in place gets its types from here. */
+type Listener = (req: IncomingMessage, res: ServerResponse, next: (error?: unknown) => void) => unknown
 
 /** An app, a module whose default export is one, or a function without parameters that returns (a promise of) either. */
-export type App = Listener | object
+export type App = Listener | object // so that the listeners of frameworks, with requests of their own, are apps too
 
 /** An app that can be put on a port. */
 export interface LoadedApp {

@@ -1,4 +1,9 @@
-import http, { createServer, type RequestListener } from 'node:http'
+import http, {
+  createServer,
+  type IncomingMessage,
+  type RequestListener,
+  type ServerResponse,
+} from 'node:http'
 import { createServer as createHttp2Server, createSecureServer } from 'node:http2'
 import https from 'node:https'
 import { createRequire } from 'node:module'
@@ -6,8 +11,8 @@ import net, { type AddressInfo } from 'node:net'
 import express from 'express'
 import Fastify from 'fastify'
 import { Hono } from 'hono'
-import { describe, expect, test } from 'vitest'
-import { checkApp, checkNotListening, type LoadedApp, loadApp } from '../../src/cluster/app.ts'
+import { describe, expect, expectTypeOf, test } from 'vitest'
+import { type App, checkApp, checkNotListening, type LoadedApp, loadApp } from '../../src/cluster/app.ts'
 import { track } from '../helpers/cleanup.ts'
 import { get } from '../helpers/http.ts'
 
@@ -147,6 +152,27 @@ describe('what is an app', () => {
     expect(hooks).toBe(1)
     expect((await loadApp(hello)).close).toBeUndefined()
   })
+})
+
+test('a listener that is written in place has its types, and those of frameworks are apps', () => {
+  const listener: App = (req, res, next) => {
+    expectTypeOf(req).toEqualTypeOf<IncomingMessage>()
+    expectTypeOf(res).toEqualTypeOf<ServerResponse>()
+    expectTypeOf(next).toBeCallableWith(new Error())
+  }
+  const handler = (_req: express.Request, res: express.Response): unknown => res.json(1)
+  const apps: App[] = [
+    listener,
+    handler,
+    express(),
+    Fastify(),
+    createServer(),
+    () => import('./start-cluster.ts'),
+  ]
+  expect(apps).toHaveLength(6)
+  // @ts-expect-error no app
+  const none: App = 'app.js'
+  expect(none).toBe('app.js')
 })
 
 describe('what is none', () => {
