@@ -6,6 +6,7 @@ export {
   type CacheOptions,
   type CacheStats,
   type LifeOptions,
+  type LoadContext,
   type LoaderOptions,
   type LoadOptions,
   type NearOptions,

@@ -1,6 +1,7 @@
 import type { SharedContext } from '../context.ts'
 import { CacheEngine, namespaceVersion, tagVersion } from './engine.ts'
 import type { CacheEvents, CacheListener } from './events.ts'
+import type { LoadContext } from './load-context.ts'
 import {
   type CacheOptions,
   checkKey,
@@ -11,6 +12,7 @@ import {
   resolveSet,
   type SetOptions,
 } from './options.ts'
+import type { Loader } from './single-flight.ts'
 import type { CacheStats } from './stats.ts'
 import { GENERATION } from './versions.ts'
 
@@ -51,7 +53,11 @@ export interface Cache {
    * `ERR_AS_ONE_TIMEOUT` after `hardTimeout`, `ERR_AS_ONE_ABORTED`, `ERR_AS_ONE_CLOSED`
    * @example const product = await cache.getOrSet(`product:${id}`, () => db.product(id), { ttl: '1m' })
    */
-  getOrSet<Value>(key: string, loader: () => Value | Promise<Value>, options?: LoadOptions): Promise<Value>
+  getOrSet<Value>(
+    key: string,
+    loader: (context: LoadContext) => Value | Promise<Value>,
+    options?: LoadOptions,
+  ): Promise<Value>
   /**
    * `fn` through `getOrSet`.
    *
@@ -123,7 +129,7 @@ function viewOf(engine: CacheEngine, prefix: string, within: readonly string[]):
     return copy.value
   }
 
-  async function getOrSet(key: string, loader: () => unknown, options?: LoadOptions): Promise<unknown> {
+  async function getOrSet(key: string, loader: Loader, options?: LoadOptions): Promise<unknown> {
     const copy = near.get(prefix + key)
     if (copy === undefined) return engine.load(keyOf(key), loader, withTags(resolveLoad(options, defaults)))
     counters.l1Hits += 1

@@ -7,6 +7,7 @@ import { Events } from './events.ts'
 import { FarCache, isUnavailable } from './far-cache.ts'
 import { Freshness } from './freshness.ts'
 import { expire, newToken } from './lease.ts'
+import { OwnLoadContext } from './load-context.ts'
 import { NearCache } from './near-cache.ts'
 import { type ResolvedCacheOptions, type ResolvedLife, type ResolvedLoad, withJitter } from './options.ts'
 import { fillingOf, MIN_ENTRY_BYTES, Reader } from './reader.ts'
@@ -240,7 +241,7 @@ export class CacheEngine {
     const found = await this.read(key)
     if (found) return found.value
     this.counters.loads += 1
-    const value = await loader()
+    const value = await loader(new OwnLoadContext(undefined))
     return value === undefined ? undefined : this.#values.decode(this.#values.encode(key, value))?.value
   }
 

@@ -1,5 +1,6 @@
 export { type Cache, type CacheEntry, createCache, type WrapOptions } from './cache.ts'
 export type { CacheEvents, CacheListener } from './events.ts'
+export type { LoadContext } from './load-context.ts'
 export type {
   CacheOptions,
   LifeOptions,

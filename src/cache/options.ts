@@ -142,10 +142,12 @@ const CALL_NEIGHBOURS: Neighbours = {
   swr: 'grace and softTimeout: 0',
   staleWhileRevalidate: 'grace and softTimeout: 0',
   refreshThreshold: 'early',
+  forceFresh: 'cache.expire(key) before the call',
+  fresh: 'cache.expire(key) before the call',
 }
 
 /** Thirteen digits, three centuries; Redis counts further. */
-const LONGEST_MS = 9_999_999_999_999
+export const LONGEST_MS = 9_999_999_999_999
 /** Proofs come four times as often. */
 const LEAST_STALENESS_MS = 100
 const LEAST_LEASE_MS = 100

@@ -7,6 +7,7 @@ import type { Events } from './events.ts'
 import { type FarCache, isUnavailable } from './far-cache.ts'
 import type { Freshness } from './freshness.ts'
 import { acquire, holderOf, newToken, type Present, release, renew, store } from './lease.ts'
+import { type LoadContext, OwnLoadContext } from './load-context.ts'
 import type { Mark, NearCache } from './near-cache.ts'
 import { type ResolvedCacheOptions, type ResolvedLoad, withJitter } from './options.ts'
 import { type Stale, waitFor } from './patience.ts'
@@ -16,7 +17,7 @@ import type { CacheCounters } from './stats.ts'
 import type { Values } from './values.ts'
 import { GENERATION, type Versions } from './versions.ts'
 
-export type Loader = () => unknown
+export type Loader = (context: LoadContext) => unknown
 
 /** What one `getOrSet` wants. */
 export interface LoadRequest {
@@ -354,12 +355,14 @@ export class SingleFlight {
     const { counters, values } = this.#context
     counters.loads += 1
     const inside = new Set([...(this.#inside.getStore() ?? []), flight.token])
-    const value = await this.#inside.run(inside, loader)
-    const { ttlMs, graceMs, negativeMs, jitter } = load
-    if (value === undefined) return { payload: values.nothing, ttlMs: negativeMs ?? 0, graceMs: 0 }
+    const context = new OwnLoadContext(flight.stale?.value)
+    const value = await this.#inside.run(inside, loader, context)
+    const { graceMs, negativeMs } = load
+    const { ttlMs } = context
+    if (value === undefined) return { payload: values.nothing, ttlMs: ttlMs ?? negativeMs ?? 0, graceMs: 0 }
     const payload = values.encode(key, value)
-    if (value === null && negativeMs !== undefined) return { payload, ttlMs: negativeMs, graceMs: 0 }
-    return { payload, ttlMs: withJitter(ttlMs, jitter), graceMs }
+    if (value === null && negativeMs !== undefined) return { payload, ttlMs: ttlMs ?? negativeMs, graceMs: 0 }
+    return { payload, ttlMs: ttlMs ?? withJitter(load.ttlMs, load.jitter), graceMs }
   }
 
   /** An outage of Redis must not become one of the database: few at a time, and each answer serves for a while. */

@@ -2,7 +2,8 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { deserialize, serialize } from 'node:v8'
 import type { Cluster, Redis } from 'ioredis'
 import { beforeAll, beforeEach, describe, expect, test } from 'vitest'
-import type { Cache, CacheEvents, CacheOptions } from '../../src/cache/index.ts'
+import type { Cache, CacheEvents, CacheOptions, LoadContext, LoadOptions } from '../../src/cache/index.ts'
+import type { Duration } from '../../src/core/duration.ts'
 import { openCache, untilCopied, untilOn } from '../cache/open-cache.ts'
 import { testNamespace } from '../helpers/redis.ts'
 import { until } from '../helpers/until.ts'
@@ -284,6 +285,55 @@ export function cacheLifeSuite(name: string, open: () => Promise<CacheSuiteRedis
         expect(loads).toBe(2)
         expect(here.stats().refreshes + there.stats().refreshes).toBe(1)
         expect(waited).toBeLessThan(95)
+      })
+    })
+
+    describe('a loader that is told and says something', () => {
+      test('gets the value that it is to replace, and none that has been deleted', async () => {
+        const seen: unknown[] = []
+        const load = ({ stale }: LoadContext): string => {
+          seen.push(stale)
+          return 'new'
+        }
+        await here.set('s', { old: true }, { ttl: 60, grace: '1m' })
+        await sleep(80)
+        expect(await there.getOrSet('s', load)).toBe('new')
+        await here.set('s', 'old', { ttl: 60, grace: '1m' })
+        await sleep(80)
+        await here.delete('s')
+        expect(await there.getOrSet('s', load)).toBe('new')
+        expect(await there.getOrSet('none', load, { ttl: 0 })).toBe('new')
+        expect(seen).toEqual([{ old: true }, undefined, undefined])
+      })
+
+      test('chooses the TTL of its result, or that it is not stored', async () => {
+        const lives = async (key: string, ttl: Duration, value: unknown = key, options: LoadOptions = {}) => {
+          const load = ({ setTtl }: LoadContext): unknown => {
+            setTtl('1h')
+            setTtl(ttl)
+            return value
+          }
+          expect(await here.getOrSet(key, load, { jitter: 0.9, ...options })).toBe(value)
+          return client().pttl(keyOf(key))
+        }
+        for (const ttl of [20_000, '20s'] as const) {
+          const left = await lives(`chosen-${ttl}`, ttl)
+          expect(left).toBeGreaterThan(10_000)
+          expect(left).toBeLessThanOrEqual(20_000)
+          expect(await there.get(`chosen-${ttl}`)).toBe(`chosen-${ttl}`)
+        }
+        expect(await lives('null', 20_000, null, { negativeTtl: 1 })).toBeGreaterThan(10_000)
+        expect(await lives('undefined', 20_000, undefined)).toBeGreaterThan(10_000)
+        await lives('not-stored', 0)
+        await until(async () => (await client().exists(keyOf('not-stored'))) === 0, {
+          what: 'the lease to be given back',
+          ...gone,
+        })
+        const wrong = here.getOrSet('wrong', ({ setTtl }) => setTtl('soon' as never))
+        await expect(wrong).rejects.toMatchObject({
+          code: 'ERR_AS_ONE_OPTIONS',
+          message: expect.stringMatching(/setTtl .*'soon'/),
+        })
       })
     })
 
