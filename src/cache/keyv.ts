@@ -4,7 +4,8 @@ import { sharedCache } from './shared-cache.ts'
 
 /** What Keyv 5 asks of a storage adapter, without its package. */
 export interface KeyvStore extends EventEmitter {
-  readonly opts: Readonly<Record<string, unknown>>
+  /** Keyv's users put serializers there. */
+  readonly opts: Record<string, unknown>
   /** Set by Keyv: its keys begin with it, and `clear` stays within it. */
   namespace?: string | undefined
   get<Value>(key: string): Promise<Value | undefined>
@@ -71,7 +72,7 @@ export function keyvStore(given?: Cache): KeyvStore {
   }
 
   const methods: Omit<KeyvStore, keyof EventEmitter> = {
-    opts: Object.freeze({ dialect: 'as-one' }),
+    opts: { dialect: 'as-one' },
     namespace: undefined,
     get: get as KeyvStore['get'],
     getMany: (keys) => Promise.all(keys.map(get)) as never,

@@ -47,6 +47,16 @@ describe('Keyv', () => {
     expect(errors).toEqual([])
   })
 
+  test('takes the serializers that are put into the options of its store', async () => {
+    const [here] = open()
+    const store = keyvStore(here)
+    const keyv = new Keyv({ store, serialize: ({ value }) => `<${String(value)}>` })
+    store.opts.deserialize = (text: string) => ({ value: BigInt(text.slice(1, -1)) })
+    keyv.deserialize = store.opts.deserialize as NonNullable<typeof keyv.deserialize>
+    await keyv.set('big', 5n)
+    expect(await keyv.get('big')).toBe(5n)
+  })
+
   test('clears its namespace and no other', async () => {
     const [here, there] = open()
     const users = new Keyv({ store: keyvStore(here), namespace: 'users' })
