@@ -99,14 +99,13 @@ class HeldResponse {
   write(args: Args): unknown {
     if (this.#phase === 'idle') this.#begin()
     if (this.#phase === 'holding') this.#refused = true
-    if (this.#phase === 'failed' && this.#ended) return drop(args, false)
+    if (this.#phase === 'failed') return drop(args, false)
     return this.#send(this.#native.write, args, false)
   }
 
   end(args: Args): unknown {
-    if (this.#ended) {
-      return this.#phase === 'failed' ? drop(args, this.#res) : this.#send(this.#native.end, args, this.#res)
-    }
+    if (this.#phase === 'failed') return drop(args, this.#res)
+    if (this.#ended) return this.#send(this.#native.end, args, this.#res)
     this.#ended = true
     const first = this.#phase === 'idle'
     if (first) this.#begin()
@@ -118,6 +117,7 @@ class HeldResponse {
 
   writeHead(args: Args): unknown {
     if (this.#phase === 'idle') this.#begin()
+    if (this.#phase === 'failed') return this.#res
     if (this.#phase !== 'holding') return this.#head(args)
     if (this.#kept.length === 0) return this.#send((...kept) => this.#head(kept), args, this.#res)
     // Wrappers that see no header yet (compression) ask for one again before each write.
@@ -126,7 +126,10 @@ class HeldResponse {
   }
 
   flushHeaders(args: Args): unknown {
+    // As Node does it, but before we hold anything: wrappers after us set their headers at this call (compression).
+    if (this.#phase === 'idle' && !this.#res.headersSent) this.#res.writeHead(this.#res.statusCode)
     if (this.#phase === 'idle') this.#begin()
+    if (this.#phase === 'failed') return undefined
     return this.#send(this.#native.flushHeaders, args, undefined)
   }
 
@@ -213,14 +216,34 @@ class HeldResponse {
     this.#unlock?.()
     this.#unlock = undefined
     this.#phase = 'failed'
-    this.#ended = false
     this.#line = undefined
+    this.#standInFront()
     for (const { args } of this.#kept) drop(args, undefined, error)
     this.#kept = []
     for (const name of res.getHeaderNames()) if (OF_THE_ANSWER.test(name)) res.removeHeader(name)
     res.statusCode = statusOf(error)
     res.statusMessage = ''
     this.#commit.fail(error)
+  }
+
+  /**
+   * The error's answer goes past the wrappers that were put on after us: compression has ended its answer already and
+   * would drop this one. What they still have of the old one comes to our own methods, and is dropped there.
+   */
+  #standInFront(): void {
+    const [res, { write, end, writeHead, flushHeaders }] = [this.#res, this.#native]
+    let ended = false
+    const answer: Patched = {
+      write: (...args) => (ended ? drop(args, false) : write.apply(res, args)),
+      end(...args) {
+        if (ended) return drop(args, res)
+        ended = true
+        return end.apply(res, args)
+      },
+      writeHead: (...args) => writeHead.apply(res, args),
+      flushHeaders: (...args) => flushHeaders.apply(res, args),
+    }
+    Object.assign(res, answer)
   }
 
   /** The header has left, so errors can only be told; the end still comes. */

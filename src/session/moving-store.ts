@@ -37,7 +37,9 @@ export class MovingStore extends RecordedStore {
     hash.get(sid, (error, found, note) => {
       if (error || found || note) return callback(error, found, note)
       blobs.get(sid, (failed, blob) => {
-        if (failed || !blob) return callback(failed, null)
+        if (failed) return callback(failed)
+        // Neither here nor there: between our two looks another worker may have moved it.
+        if (!blob) return hash.get(sid, callback)
         this.#move(sid, blob).then(
           () => hash.get(sid, callback),
           (unmoved: unknown) => process.nextTick(callback, unmoved),

@@ -10,6 +10,7 @@ interface KoaContext {
   res: ServerResponse
   ip: string
   respond?: boolean
+  onerror(error: Error): void
 }
 
 declare global {

@@ -1,9 +1,14 @@
 import { once } from 'node:events'
 import http, { type IncomingMessage, type RequestListener, type ServerResponse } from 'node:http'
 import type { AddressInfo } from 'node:net'
+import expressSession from 'express-session'
+import { expect } from 'vitest'
 import { type createContext, createContext as open } from '../../src/context.ts'
+import { durationMs } from '../../src/core/duration.ts'
 import {
   createSession,
+  createStore,
+  type SessionCookieOptions,
   type SessionMiddleware,
   type SessionOptions,
   type SharedSession,
@@ -22,6 +27,12 @@ export interface Request extends IncomingMessage {
 }
 
 export type Handler = (req: Request, res: ServerResponse) => unknown
+
+/** The Redis a suite runs on. */
+export interface SuiteRedis {
+  url: string
+  namespace(): string
+}
 
 /** What one worker has: connections of its own. Closed when the test (or else the file) ends. */
 export function worker(redis: string, namespace: string): Context {
@@ -83,6 +94,29 @@ export function app(
   return serve(listener(createSession(ctx, { secret: 'keyboard cat', ...options }), handler, before))
 }
 
+/** The same with express-session, and only the store of ours. */
+export function throughStore(
+  ctx: Context,
+  options: Partial<SessionOptions>,
+  handler: Handler,
+  before?: Handler,
+): Promise<string> {
+  const { format, prefix, ttl, touchEvery, cookie, ...others } = options
+  const ours = Object.entries({ format, prefix, ttl, touchEvery }).filter(([, value]) => value !== undefined)
+  const plain = (made: SessionCookieOptions = {}): object =>
+    made.maxAge === undefined ? made : { ...made, maxAge: made.maxAge && durationMs(made.maxAge) }
+  const middleware = expressSession({
+    secret: 'keyboard cat',
+    name: 'sid',
+    resave: false,
+    saveUninitialized: false,
+    ...(others as object),
+    cookie: typeof cookie === 'function' ? (req) => plain(cookie(req)) : plain(cookie),
+    store: createStore(ctx, Object.fromEntries(ours)),
+  })
+  return serve(listener(middleware as unknown as SessionMiddleware, handler, before))
+}
+
 /** Counts what a worker's connection sends, `hgetall` and so on; the connection must be open. */
 export async function countCommands(ctx: Context): Promise<string[]> {
   const client = await ctx.redis.ready()
@@ -93,4 +127,40 @@ export async function countCommands(ctx: Context): Promise<string[]> {
     return send.call(this, command, ...rest)
   } as typeof send
   return sent
+}
+
+/** The key names of all masters. */
+export async function keysIn(ctx: Context, pattern: string): Promise<string[]> {
+  const client = await ctx.redis.ready()
+  const nodes = 'nodes' in client ? client.nodes('master') : [client]
+  return (await Promise.all(nodes.map((node) => node.keys(pattern)))).flat()
+}
+
+/** Deletes them one by one, since they may lie on different masters. */
+export async function deleteIn(ctx: Context, pattern: string): Promise<void> {
+  const client = await ctx.redis.ready()
+  await Promise.all((await keysIn(ctx, pattern)).map((key) => client.unlink(key)))
+}
+
+/** Remembers the namespaces it gives: nothing may lie there for ever. */
+export function watched({
+  url,
+  namespace,
+}: SuiteRedis): SuiteRedis & { expectTtls(ctx: Context): Promise<void> } {
+  const given = new Set<string>()
+  return {
+    url,
+    namespace() {
+      const name = namespace()
+      given.add(name)
+      return name
+    },
+    async expectTtls(ctx) {
+      const client = await ctx.redis.ready()
+      for (const name of given) {
+        for (const key of await keysIn(ctx, `${name}:*`)) expect(await client.pttl(key), key).not.toBe(-1)
+      }
+      given.clear()
+    },
+  }
 }

@@ -274,6 +274,32 @@ describe('before headers', () => {
     expect(response?.end('end')).toBe(response)
   })
 
+  test("a wrapper put on after us that has ended its answer does not swallow the error's", async () => {
+    for (const shape of ['end', 'write'] as const) {
+      const { url, gate } = await held((res) => {
+        // As compression does: its own idea of what has ended, and data that come when it likes.
+        const { write, end } = res as unknown as Record<'write' | 'end', (...args: unknown[]) => unknown>
+        let ended = false
+        res.write = ((...args: unknown[]) => !ended && write.apply(res, args)) as typeof res.write
+        res.end = (() => {
+          if (ended) return false
+          ended = true
+          setTimeout(() => {
+            write.call(res, 'of the old answer', () => {})
+            end.call(res)
+          }, 5)
+          return write.call(res, 'begun', () => {})
+        }) as never
+        if (shape === 'write') res.write('early')
+        res.end('body')
+      })
+      const reply = get(url)
+      await until(() => gate.saves === 1, { what: 'the save to begin', every: 1 })
+      gate.finish(new Error('lost'))
+      expect(await reply, shape).toMatchObject({ status: 503, body: 'sorry' })
+    }
+  })
+
   test('what Node refuses is an error of the answer, not of the process', async () => {
     for (const shape of [
       (res: ServerResponse) => res.end(123 as never),
@@ -317,7 +343,9 @@ describe('before headers', () => {
   test('wrappers before and after us work: one that renders headers itself, one that sets headers at the last moment', async () => {
     const lateHeader: Shape = (res) => {
       const { writeHead } = res
+      let asked = false
       res.writeHead = function (this: ServerResponse, ...args: unknown[]) {
+        asked = true
         if (!this.headersSent) this.setHeader('X-Late', 'yes')
         return writeHead.apply(this, args as never)
       } as typeof writeHead
@@ -328,16 +356,25 @@ describe('before headers', () => {
         return write.apply(this, args as never)
       } as typeof write
       res.end = function (this: ServerResponse, ...args: unknown[]) {
-        if (!(this as unknown as { _header: unknown })._header) this.writeHead(this.statusCode)
+        if (!this.headersSent) this.writeHead(this.statusCode)
+        if (!asked) this.destroy() // it would now send a body that its header does not announce
         return end.apply(this, args as never)
       } as typeof end
     }
-    const body: Shape = (res) => {
-      res.write('a')
-      res.write('b')
-      res.end('c')
-    }
-    for (const order of ['before', 'after'] as const) {
+    const bodies: Shape[] = [
+      steps(
+        (res) => res.write('a'),
+        (res) => res.write('b'),
+        (res) => res.end('c'),
+      ),
+      steps(
+        (res) => res.flushHeaders(),
+        (res) => res.end('abc'),
+      ),
+    ]
+    for (const [order, body] of (['before', 'after'] as const).flatMap((order) =>
+      bodies.map((body) => [order, body] as const),
+    )) {
       const shape: Shape = order === 'after' ? steps(lateHeader, body) : body
       const { url, gate } = await held(shape, order === 'before' ? { before: lateHeader } : {})
       const reply = get(url)

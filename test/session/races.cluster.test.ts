@@ -1,7 +1,8 @@
 import { expect, test } from 'vitest'
 import { type NodeProcess, runNode } from '../helpers/fork.ts'
 import { CookieJar, get } from '../helpers/http.ts'
-import { sharedRedis, sharedRedisClient, testNamespace } from '../helpers/redis.ts'
+import { monitor } from '../helpers/monitor.ts'
+import { sharedRedis, sharedRedisClient, startRedis, testNamespace } from '../helpers/redis.ts'
 import { until } from '../helpers/until.ts'
 
 const fixture = new URL('fixtures/worker.js', import.meta.url)
@@ -106,4 +107,40 @@ test('logout against 100 requests in flight, read-only and changing: no key is l
   })
   told('keys left after a logout', left)
   expect(left).toEqual({ ours: 0, theirs: 1 })
+})
+
+test('commands a client sends for a request, as MONITOR sees them: 1 to read, 2 to change', async () => {
+  const counted: Record<string, Record<string, string>> = {}
+  for (const contender of contenders) {
+    const redis = await startRedis()
+    const namespace = testNamespace()
+    const env = { CONTENDER: contender, REDIS: redis.url, NAMESPACE: namespace }
+    const app = runNode(fixture, { env, ipc: true })
+    const url = `http://127.0.0.1:${(await app.waitFor(/port (\d+)/, 30_000))[1]}`
+    const jar = new CookieJar()
+    await get(`${url}/start`, { jar })
+    const headers = { cookie: jar.header() ?? '' }
+    const looker = redis.client()
+    await looker.ping() // it says hello before it is counted
+    const { sent } = await monitor(redis.port)
+    counted[contender] = {}
+    for (const path of ['/', '/views']) {
+      const from = sent.length
+      for (let i = 0; i < 50; i++) expect((await get(url + path, { headers })).status).toBe(200)
+      await looker.echo(`end of ${path}`)
+      await until(() => sent.at(-1)?.line.includes(`end of ${path}`), { what: 'MONITOR to be through' })
+      const names = sent.slice(from, -1).map(({ name }) => name)
+      const each = [...new Set(names)].map((name) => [
+        name,
+        names.filter((other) => other === name).length / 50,
+      ])
+      counted[contender][path] = each.flat().join(' ')
+    }
+  }
+  told('sent for a request that reads', { ours: counted.ours?.['/'], theirs: counted.theirs?.['/'] })
+  told('sent for a request that changes', {
+    ours: counted.ours?.['/views'],
+    theirs: counted.theirs?.['/views'],
+  })
+  expect(counted.ours).toEqual({ '/': 'hgetall 1', '/views': 'hgetall 1 evalsha 1' })
 })

@@ -2,7 +2,6 @@ import { createHmac } from 'node:crypto'
 import { afterEach, expect, test, vi } from 'vitest'
 import { createSession, type SessionOptions } from '../../src/session/index.ts'
 import { CookieJar, get } from '../helpers/http.ts'
-import { long } from '../helpers/long.ts'
 import { sharedRedis, sharedRedisClient, testNamespace } from '../helpers/redis.ts'
 import { until } from '../helpers/until.ts'
 import { type Handler, listener, serve, worker } from './app.ts'
@@ -96,38 +95,6 @@ test('keys that name prototypes are dropped on the way in and out', async () => 
   expect((await get(url, { jar })).json()).toEqual([{ a: 1 }, null, ['cookie', 'deep']])
 })
 
-test('encrypted at rest; a key ring that turns; an unknown key is an error, not a logout', async () => {
-  const [old, next] = [
-    { kid: 'old', key: Buffer.alloc(32, 1) },
-    { kid: 'new', key: Buffer.alloc(32, 2) },
-  ]
-  const one = await site({ encrypt: old })
-  const jar = await loggedIn(one.url)
-  const key = await keyOf(one.namespace)
-  expect(await redis.hget(key, 'user')).toMatch(/^~old~[\w-]+$/)
-  expect(JSON.stringify(await redis.hgetall(key))).not.toContain('ada')
-  const two = await site({ encrypt: [next, old] }, one.namespace, ({ session, url }, res) => {
-    if (url === '/change') session.user = `${session.user}!`
-    res.end(JSON.stringify(session.user ?? null))
-  })
-  expect((await get(two.url, { jar })).body).toBe('"ada"')
-  await get(`${two.url}/change`, { jar })
-  await get(`${two.url}/change`, { jar })
-  expect(await redis.hget(key, 'user')).toMatch(/^~new~/)
-  expect((await get(two.url, { jar })).body).toBe('"ada!!"')
-  const reply = await get(one.url, { jar })
-  expect([reply.status, reply.headers['set-cookie']]).toEqual([500, undefined])
-  expect(reply.body).toContain(
-    "field 'user' is encrypted with key 'new', which the encrypt option does not name",
-  )
-  // Another session's text in this one's place.
-  const eve = new CookieJar()
-  await get(`${one.url}/login`, { jar: eve })
-  const others = (await redis.keys(`${one.namespace}:s:*`)).filter((each) => each !== key)
-  await redis.hset(key, 'user', (await redis.hget(others[0] ?? '', 'user')) ?? '')
-  expect((await get(two.url, { jar })).status).toBe(500)
-})
-
 test('a session that is too large is not saved, and the error names the field', async () => {
   const { url } = await site()
   const jar = await loggedIn(url)
@@ -150,26 +117,6 @@ test('a cookie signed with an old secret is replaced by one signed with the firs
   expect(jar.get('sid')).not.toBe(before)
   expect((await get(next?.url ?? '', { jar })).body).toBe('"ada"')
   expect((await get(both?.url ?? '', { jar })).headers['set-cookie']).toBeUndefined()
-})
-
-test('absoluteTtl: used all the time, over all the same, also after a rotation', async () => {
-  const { url, namespace, sessions } = await site(
-    { absoluteTtl: 700, touchEvery: 0 },
-    testNamespace(),
-    async (req, res) => {
-      if (req.url === '/rotate') await sessions.rotate(req)
-      show(req, res)
-    },
-  )
-  const jar = await loggedIn(url)
-  const began = performance.now()
-  await get(`${url}/rotate`, { jar })
-  expect((await get(url, { jar })).body).toBe('"ada"')
-  for (const key of await redis.keys(`${namespace}:s:*`)) {
-    if (await redis.hexists(key, 'user')) expect(await redis.pttl(key)).toBeLessThanOrEqual(700)
-  }
-  await until(async () => (await get(url, { jar })).body === 'null', { what: 'the end', every: 20 })
-  expect(performance.now() - began).toBeGreaterThan(500)
 })
 
 test("a worker's clock that jumps a day ends no session and keeps none", async () => {
@@ -209,7 +156,7 @@ test('a change of the cookie is not undone by a request that only reads meanwhil
   }
 })
 
-const many = long(1_000, 10_000)
+const many = 10_000
 
 test(`${many} sessions of one user: listed, counted and ended, nobody else's`, {
   timeout: 60_000,
@@ -222,13 +169,14 @@ test(`${many} sessions of one user: listed, counted and ended, nobody else's`, {
   const key = await keyOf(namespace)
   const [index = ''] = await redis.keys(`${namespace}:u:*`)
   const fields = await redis.hgetall(key)
-  for (let i = 1; i < many; i++) {
-    const id = String(i).padStart(43, '0')
-    const pipeline = redis
-      .pipeline()
-      .hset(`${namespace}:s:${id}`, fields)
-      .pexpire(`${namespace}:s:${id}`, 600_000)
-    await pipeline.zadd(index, String(Date.now() + 600_000), id).exec()
+  for (let i = 1; i < many; i += 500) {
+    const pipeline = redis.pipeline()
+    for (let j = i; j < Math.min(many, i + 500); j++) {
+      const id = String(j).padStart(43, '0')
+      pipeline.hset(`${namespace}:s:${id}`, fields).pexpire(`${namespace}:s:${id}`, 600_000)
+      pipeline.zadd(index, String(Date.now() + 600_000), id)
+    }
+    await pipeline.exec()
   }
   const foreign = `${namespace}:s:${'x'.repeat(43)}`
   await redis.hset(foreign, { ...fields, '~user': 'eve' })
@@ -236,6 +184,10 @@ test(`${many} sessions of one user: listed, counted and ended, nobody else's`, {
   await redis.zadd(index, '99999999999999', 'x'.repeat(43))
   const user = sessions.forUser('ada')
   expect([await user.count(), (await user.list()).length]).toEqual([many, many])
-  expect(await user.destroyAll()).toBe(many)
+  // A login among so many costs no more than any.
+  const began = performance.now()
+  expect((await get(url)).status).toBe(200)
+  console.log(`a login beside ${many} sessions of the user: ${(performance.now() - began).toFixed(1)} ms`)
+  expect(await user.destroyAll()).toBe(many + 1)
   expect(await redis.keys(`${namespace}:*`)).toEqual([foreign])
 })
