@@ -13,9 +13,10 @@ const makers = {
   },
 }
 
-export async function open({ library }) {
+export async function open({ library, call = 'get' }) {
   const cache = await makers[library]()
   for (const [n, key] of keys.entries()) await cache.set(key, product(n))
-  const read = (n) => cache.get(keys[n])
+  const none = () => Promise.reject(new Error('not cached'))
+  const read = call === 'get' ? (n) => cache.get(keys[n]) : (n) => cache.wrap(keys[n], none)
   return { batch: batchOf(read, 1), check: () => checkValue(read) }
 }

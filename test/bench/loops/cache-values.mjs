@@ -2,12 +2,12 @@ import assert from 'node:assert/strict'
 
 export const KEYS = 500
 
-/** About 400 bytes as JSON. */
+/** About 670 bytes as JSON. */
 export const product = (n) => ({
   id: n,
   name: `Product ${n}`,
   price: 4200 + n,
-  description: 'made to be compared, '.repeat(10),
+  description: 'made to be compared, '.repeat(26),
   tags: ['blue', 'cotton'],
   stock: { berlin: 3, lisbon: 12, oslo: 0 },
 })
