@@ -131,3 +131,11 @@ export class LimitRedis {
 function publish(message: Readonly<Record<string, unknown>>): void {
   if (channels['rate-limit'].hasSubscribers) channels['rate-limit'].publish(message)
 }
+
+/** An error for which the response should be a 503: Express' own error handler reads `status`. */
+export function limitsUnavailable(what: string, label: string): SharedStateError {
+  return new SharedStateError(
+    'ERR_AS_ONE_REDIS_UNAVAILABLE',
+    `${what} cannot be decided: Redis at ${label} does not answer`,
+  )
+}

@@ -1,7 +1,8 @@
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import { defaultContext, type SharedContext } from '../context.ts'
+import { limitsUnavailable } from './availability.ts'
 import { clientKey } from './client-key.ts'
-import { Limiter, limitsUnavailable } from './decide.ts'
+import { Limiter } from './decide.ts'
 import { limitHeaders, problemBody, retryAfterSeconds } from './headers.ts'
 import {
   type RateLimitOptions,
