@@ -7,6 +7,8 @@ import type { Positions } from './positions.ts'
 const FLUSH_CHARACTERS = 16 << 10
 /** Frames made before the hub has been joined; past it the oldest go. */
 const MAX_EARLY_BYTES = 8 << 20
+/** A frame tells its topics only while they are few. */
+const MAX_TOLD_TOPICS = 16
 
 export interface BatcherOptions {
   readonly publisher: Buffer
@@ -16,7 +18,16 @@ export interface BatcherOptions {
   /** A frame that waited too long for a hub is gone, and with it the message that wanted this receipt, if not 0. */
   drop(receipt: number): void
   /** The same messages for this process's own receivers. */
-  receiveOwn(body: string, firstSequence: number, sentAt: number): void
+  receiveOwn(messages: OwnMessages): void
+}
+
+/** A frame's messages as they stay in this process. */
+export interface OwnMessages {
+  readonly body: string
+  /** All that occur; none: not told. */
+  readonly topics: readonly string[]
+  readonly firstSequence: number
+  readonly sentAt: number
 }
 
 /** Where a message goes, beside the sender itself. */
@@ -56,7 +67,10 @@ export function createBatcher({
   /** Last sequence number by stream and receiver; there are as many as there are members that this one has addressed. */
   const sequences = new Map<string, number>()
   let scheduled = false
-  let own: { text: string; firstSequence: number; sentAt: number }[] = []
+  let own: OwnMessages[] = []
+  let topics = new Set<string>()
+  let lastTopic = ''
+  let lastTopicJson = ''
   const early: { frame: Buffer; receipt: number }[] = []
   let earlyBytes = 0
 
@@ -69,7 +83,7 @@ export function createBatcher({
     }
     const delivered = own
     own = []
-    for (const { text, firstSequence, sentAt } of delivered) receiveOwn(text, firstSequence, sentAt)
+    for (const messages of delivered) receiveOwn(messages)
   }
 
   /** Ends the frame; only its last message may want a receipt. */
@@ -79,15 +93,22 @@ export function createBatcher({
     const firstSequence = (sequences.get(key) ?? 0) + 1
     sequences.set(key, firstSequence + count - 1)
     const sentAt = Date.now()
-    const text = `[${body}]`
+    const messages = {
+      body: `[${body}]`,
+      topics: topics.size > MAX_TOLD_TOPICS ? [] : [...topics],
+      firstSequence,
+      sentAt,
+    }
     // Own receivers run at the flush, never inside the call that publishes.
-    if (batchSelf) own.push({ text, firstSequence, sentAt })
+    if (batchSelf) own.push(messages)
     if (batchTo) {
-      const frame = encodeMessages(text, { receipt, count, publisher, firstSequence, sentAt, ...batchTo })
+      const frame = encodeMessages(messages.body, { receipt, count, publisher, ...messages, ...batchTo })
       if (early.length > 0 || !send(frame, receipt)) keep(frame, receipt)
     }
     body = ''
     count = 0
+    topics = new Set()
+    lastTopic = ''
   }
 
   function keep(frame: Buffer, receipt: number): void {
@@ -111,7 +132,12 @@ export function createBatcher({
     if (count > 0 && (self !== batchSelf || body.length >= FLUSH_CHARACTERS || !isSame(to, batchTo))) cut(0)
     batchSelf = self
     batchTo = to
-    body += `${count === 0 ? '' : ','}${JSON.stringify(topic)},${encoding},${json}`
+    if (topic !== lastTopic) {
+      topics.add(topic)
+      lastTopic = topic
+      lastTopicJson = JSON.stringify(topic)
+    }
+    body += `${count === 0 ? '' : ','}${lastTopicJson},${encoding},${json}`
     count += 1
     if (receipt !== 0) cut(receipt)
     if (scheduled) return

@@ -18,7 +18,9 @@ import { parseSafely } from '../core/json.ts'
  * | 32 | f64 | `messages`: sequence number of the first one |
  * | 40 | f64 | `messages`: sent at, ms since the epoch by the publisher's clock |
  * | 48 | 8 B | `messages`: receiver in the stream `direct`, 0 otherwise |
- * | 56 | …   | `messages`: UTF-8 JSON `[topic, encoding, payload, …]` |
+ * | 56 | u32 | `messages`: bytes of the next field |
+ * | 60 | …   | `messages`: UTF-8 JSON `[topic, …]`, each topic once; empty when there are many |
+ * | …  | …   | `messages`: UTF-8 JSON `[topic, encoding, payload, …]` |
  *
  * Every other kind has UTF-8 JSON from offset 8 on. The first 56 bytes of `messages` mean the same in every version, so
  * that a release which cannot read the rest can still tell which messages it has missed.
@@ -56,10 +58,11 @@ export const Stream = {
 const LAST_STREAM = 3
 
 const CONTROL_HEADER_BYTES = 8
-export const MESSAGES_HEADER_BYTES = 56
+export const MESSAGES_HEADER_BYTES = 60
 const HUB_OFFSET = 16
 const PUBLISHER_OFFSET = 24
 const TARGET_OFFSET = 48
+const TOPICS_LENGTH_OFFSET = 56
 
 /** Ids of hubs and members: 8 random bytes, as hex outside of frames. A new one for every incarnation. */
 export const ID_BYTES = 8
@@ -88,15 +91,19 @@ export function encodeMessages(
     stream = Stream.everyone,
     target = '',
     internal = false,
+    topics = [],
   }: Omit<MessagesHeader, 'hub' | 'publisher' | 'stream' | 'target'> & {
     publisher: Buffer
     stream?: number
     target?: string
     internal?: boolean
+    /** All that occur; none: not told. */
+    topics?: readonly string[]
   },
 ): Buffer {
-  const bodyBytes = Buffer.byteLength(body)
-  const frame = Buffer.allocUnsafe(MESSAGES_HEADER_BYTES + bodyBytes)
+  const topicList = topics.length > 0 ? JSON.stringify(topics) : ''
+  const topicBytes = Buffer.byteLength(topicList)
+  const frame = Buffer.allocUnsafe(MESSAGES_HEADER_BYTES + topicBytes + Buffer.byteLength(body))
   frame.writeUInt32LE(frame.length - 4, 0)
   frame.writeUInt32LE(FRAME_VERSION | (Kind.messages << 8) | (stream << 16), 4)
   frame.writeUInt8(internal ? 1 : 0, 7)
@@ -108,7 +115,9 @@ export function encodeMessages(
   frame.writeDoubleLE(sentAt, 40)
   frame.fill(0, TARGET_OFFSET, TARGET_OFFSET + ID_BYTES)
   if (target !== '') frame.write(target, TARGET_OFFSET, 'hex')
-  frame.write(body, MESSAGES_HEADER_BYTES)
+  frame.writeUInt32LE(topicBytes, TOPICS_LENGTH_OFFSET)
+  frame.write(topicList, MESSAGES_HEADER_BYTES)
+  frame.write(body, MESSAGES_HEADER_BYTES + topicBytes)
   return frame
 }
 
@@ -176,9 +185,18 @@ export function lastSequenceOf(frame: Buffer): number {
   return frame.readDoubleLE(32) + frame.readUInt32LE(12) - 1
 }
 
+/** JSON text of the topics in a frame of messages, '' when they are not told: whoever wants none of them need not read on. */
+export function messagesTopics(frame: Buffer): string {
+  return frame.toString('utf8', MESSAGES_HEADER_BYTES, bodyOffsetOf(frame))
+}
+
 /** The JSON text of a frame of messages. */
 export function messagesBody(frame: Buffer): string {
-  return frame.toString('utf8', MESSAGES_HEADER_BYTES)
+  return frame.toString('utf8', bodyOffsetOf(frame))
+}
+
+function bodyOffsetOf(frame: Buffer): number {
+  return MESSAGES_HEADER_BYTES + frame.readUInt32LE(TOPICS_LENGTH_OFFSET)
 }
 
 export function encodeControl(kind: number, value: unknown): Buffer {
@@ -220,9 +238,23 @@ export class FrameReader {
    * @throws BadFrame when a frame is too long, too short or of another version
    */
   *read(chunk: Buffer): Generator<Buffer, void, undefined> {
-    let data = this.#join(chunk)
-    while (data !== undefined) {
-      if (data.length < 4) break
+    let data = chunk
+    if (this.#partBytes > 0) {
+      // Only what belongs to the frame that has begun is copied; the rest of the chunk is read where it lies.
+      const own = this.#wanted === 0 ? chunk.length : Math.min(this.#wanted - this.#partBytes, chunk.length)
+      this.#parts.push(chunk.subarray(0, own))
+      this.#partBytes += own
+      if (this.#partBytes < this.#wanted) return
+      const joined = Buffer.concat(this.#parts, this.#partBytes)
+      const isFrame = this.#wanted > 0
+      this.#keep(undefined)
+      if (isFrame) {
+        checkFrame(joined)
+        yield joined
+        data = chunk.subarray(own)
+      } else data = joined
+    }
+    while (data.length >= 4) {
       const length = 4 + data.readUInt32LE(0)
       if (length > MAX_FRAME_BYTES)
         throw new BadFrame(`a frame of ${length} bytes is over the limit of ${MAX_FRAME_BYTES}`)
@@ -234,26 +266,15 @@ export class FrameReader {
       const frame = data.subarray(0, length)
       checkFrame(frame)
       yield frame
-      data = data.length === length ? undefined : data.subarray(length)
+      data = data.subarray(length)
     }
-    if (data !== undefined) this.#keep(data)
+    if (data.length > 0) this.#keep(data)
   }
 
-  #join(chunk: Buffer): Buffer | undefined {
-    if (this.#partBytes === 0) return chunk
-    this.#parts.push(chunk)
-    this.#partBytes += chunk.length
-    if (this.#partBytes < this.#wanted) return undefined
-    const joined = Buffer.concat(this.#parts, this.#partBytes)
-    this.#parts = []
-    this.#partBytes = 0
-    this.#wanted = 0
-    return joined
-  }
-
-  #keep(data: Buffer): void {
-    this.#parts = [data]
-    this.#partBytes = data.length
+  #keep(data: Buffer | undefined): void {
+    this.#parts = data ? [data] : []
+    this.#partBytes = data ? data.length : 0
+    if (!data) this.#wanted = 0
   }
 }
 

@@ -1,6 +1,6 @@
 import type { Socket } from 'node:net'
 import { channels } from '../core/channels.ts'
-import { encodeControl, Kind, lastSequenceOf, streamKeyOf } from './frame.ts'
+import { encodeControl, isInternal, Kind, lastSequenceOf, Stream, streamKeyOf, streamOf } from './frame.ts'
 
 /** Which messages go when a reader is too far behind; it gets a `gap` for them either way. */
 export type Overflow = 'drop-oldest' | 'drop-newest'
@@ -9,6 +9,13 @@ export const DEFAULT_QUEUE_BYTES: number = 8 << 20
 /** What has been given to the socket cannot be taken back, so most of a backlog waits outside of it. */
 const MAX_SOCKET_BYTES = 1 << 20
 const COMPACT_AFTER = 1_024
+/**
+ * Waking a reader costs more than what it reads, so messages that follow within this time of a write share the next one …
+ * The first after a pause goes at once.
+ */
+const SHARE_MS = 1
+/** … unless there are that many. */
+const SHARE_BYTES = 64 << 10
 
 export interface LaneOptions {
   /** Default 8 MiB. */
@@ -48,6 +55,9 @@ export function createLane(
   let queuedBytes = 0
   /** Index of the first entry that may still be dropped. */
   let oldest = 0
+  /** In the primary alone, whose loop nobody blocks, and not where somebody waits for an answer. */
+  const isPatient = (frame: Buffer): boolean =>
+    end === 'primary' && streamOf(frame) !== Stream.direct && !isInternal(frame)
   /** The latest of each kind that `tell` has queued. */
   const latest = new Map<number, Entry>()
   /** Last sequence number by stream of what was dropped and not yet reported. */
@@ -59,16 +69,36 @@ export function createLane(
   const isClear = (): boolean => queue.length === 0 && socket.writableLength < socketBytes
   const hasRoom = (bytes: number): boolean => queuedBytes + socket.writableLength + bytes <= maxBytes
 
-  /** One write to the kernel per tick. */
-  function writeNow(frame: Buffer): void {
-    if (socket.writableCorked === 0) {
-      socket.cork()
-      process.nextTick(() => socket.uncork())
-    }
-    socket.write(frame)
+  let wroteAt = Number.NEGATIVE_INFINITY
+  let ending = false
+  let sharing: NodeJS.Timeout | undefined
+
+  function uncork(): void {
+    ending = false
+    clearTimeout(sharing)
+    sharing = undefined
+    wroteAt = performance.now()
+    socket.uncork()
   }
 
-  function enqueue(frame: Buffer, droppable: boolean): Entry {
+  /** At most one write to the kernel per tick; `patient` leaves it time to be shared. */
+  function writeNow(frame: Buffer, patient = false): void {
+    if (socket.writableCorked === 0) socket.cork()
+    socket.write(frame)
+    if (ending) return
+    if (patient && socket.writableLength < SHARE_BYTES) {
+      if (sharing) return
+      if (performance.now() - wroteAt < SHARE_MS) {
+        sharing = setTimeout(uncork, SHARE_MS)
+        return
+      }
+    }
+    ending = true
+    process.nextTick(uncork)
+  }
+
+  function enqueue(given: Buffer, droppable: boolean): Entry {
+    const frame = compacted(given, 1)
     const entry = { frame, droppable }
     queue.push(entry)
     queuedBytes += frame.length
@@ -78,7 +108,12 @@ export function createLane(
   function drop(frame: Buffer): void {
     lost.set(streamKeyOf(frame), lastSequenceOf(frame))
     if (channels.bus.hasSubscribers)
-      channels.bus.publish({ event: 'channel-overflow', end, bytes: frame.length })
+      channels.bus.publish({
+        event: 'channel-overflow',
+        end,
+        bytes: frame.length,
+        queued: queuedBytes + socket.writableLength,
+      })
     onDrop?.(frame)
   }
 
@@ -150,7 +185,7 @@ export function createLane(
     push(frame) {
       if (!isOpen()) return false
       if (isClear() && lost.size === 0 && hasRoom(frame.length)) {
-        writeNow(frame)
+        writeNow(socket.writableNeedDrain ? compacted(frame, 8) : frame, isPatient(frame))
         return true
       }
       if (overflow === 'drop-oldest') while (!hasRoom(frame.length) && dropOldest());
@@ -189,4 +224,9 @@ export function createLane(
       socket.end()
     },
   }
+}
+
+/** A frame is a view into all that was read with it, which would stay in memory as long as the frame waits. */
+function compacted(frame: Buffer, mostTimes: number): Buffer {
+  return frame.buffer.byteLength > mostTimes * frame.length ? Buffer.from(frame) : frame
 }

@@ -10,6 +10,10 @@ const MAX_QUEUED_BYTES = 8 << 20
 /** One PUBLISH carries at most about this much, so that a backlog does not stand in front of other commands for long. */
 const MAX_PUBLISH_BYTES = 1 << 20
 const RETRY_MS = 100
+/** A PUBLISH costs far more than what is in it, so frames that follow within this time of one share the next … */
+const SHARE_MS = 1
+/** … unless there are that many, or somebody waits. */
+const SHARE_BYTES = 256 << 10
 
 interface Entry {
   readonly frame: Buffer
@@ -45,16 +49,26 @@ export function createOutbox(connection: RedisConnection, sendBatch: SendBatch):
   let queuedBytes = 0
   let scheduled = false
   let sending = false
+  let sentAt = Number.NEGATIVE_INFINITY
+  let sharing: NodeJS.Timeout | undefined
   const drained = new Set<() => void>()
 
   function schedule(): void {
-    if (scheduled || sending) return
+    if (scheduled || sending || (queue.length === 0 && drained.size === 0)) return
+    const isAwaited = untold.size > 0 || drained.size > 0
+    const wait = isAwaited || queuedBytes >= SHARE_BYTES ? 0 : sentAt + SHARE_MS - performance.now()
+    if (wait > 0) {
+      sharing ??= setTimeout(flush, wait)
+      return
+    }
     scheduled = true
     setImmediate(flush)
   }
 
   function flush(): void {
     scheduled = false
+    clearTimeout(sharing)
+    sharing = undefined
     if (sending) return
     if (queue.length === 0) {
       for (const resolve of drained) resolve()
@@ -67,12 +81,13 @@ export function createOutbox(connection: RedisConnection, sendBatch: SendBatch):
     }
     const batch = takeBatch()
     sending = true
+    sentAt = performance.now()
     const frames = batch.map((entry) => entry.frame)
     sendBatch(client, frames).then(
       () => {
         sending = false
         for (const entry of batch) tell(entry, 'sent')
-        flush()
+        schedule()
       },
       (error: unknown) => {
         sending = false

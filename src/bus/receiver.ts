@@ -1,7 +1,16 @@
 import { channels } from '../core/channels.ts'
 import { messageOf } from '../core/errors.ts'
 import { parseSafely } from '../core/json.ts'
-import { BadFrame, isInternal, messagesBody, readMessagesHeader, Stream, streamKeyOf } from './frame.ts'
+import type { OwnMessages } from './batcher.ts'
+import {
+  BadFrame,
+  isInternal,
+  messagesBody,
+  messagesTopics,
+  readMessagesHeader,
+  Stream,
+  streamKeyOf,
+} from './frame.ts'
 import { decodePayload } from './payload.ts'
 import type { Ears } from './positions.ts'
 import type { TopicTable } from './topics.ts'
@@ -36,7 +45,7 @@ export interface ReceiverOptions {
 export interface Receiver {
   receive(frame: Buffer): void
   /** What this process has sent itself. */
-  receiveOwn(body: string, firstSequence: number, at: number): void
+  receiveOwn(messages: OwnMessages): void
   /** One message, to all handlers of its topic. */
   dispatch(table: TopicTable<MessageHandler>, encoding: unknown, parsed: unknown, meta: MessageMeta): void
 }
@@ -53,22 +62,22 @@ export function createReceiver({ id, ears, subscribers, onInternal, onFailure }:
     const internal = isInternal(frame)
     const table = subscribers(stream)
     let body: readonly unknown[] = []
-    if (internal || (table && table.size > 0)) {
-      try {
+    try {
+      if (internal || (table && isWanted(table, frame)))
         body = messagesOf(parseSafely(messagesBody(frame)), count)
-      } catch (error) {
-        badFrame(messageOf(error))
-        return
-      }
+    } catch (error) {
+      badFrame(messageOf(error))
+      return
     }
     const before = ears.accept(streamKeyOf(frame), firstSequence, end)
     if (before === undefined) return
-    dispatchAll(body, { from: publisher, at: sentAt, self: false }, firstSequence, before, table, internal)
+    const common = { from: publisher, at: sentAt, self: false }
+    dispatchAll(body, common, firstSequence, before, table, internal)
   }
 
   function dispatchAll(
     body: readonly unknown[],
-    common: Omit<MessageMeta, 'topic' | 'sequence'>,
+    { from, at, self }: Omit<MessageMeta, 'topic' | 'sequence'>,
     firstSequence: number,
     after: number,
     table: TopicTable<MessageHandler> | undefined,
@@ -77,10 +86,10 @@ export function createReceiver({ id, ears, subscribers, onInternal, onFailure }:
     for (let i = 0, sequence = firstSequence; i + 2 < body.length; i += 3, sequence++) {
       const topic: unknown = body[i]
       if (sequence <= after || typeof topic !== 'string') continue
-      if (internal) ask(topic, body[i + 1], body[i + 2], { ...common, topic, sequence })
+      if (internal) ask(topic, body[i + 1], body[i + 2], { topic, from, sequence, at, self })
       else if (table) {
         const handlers = table.matching(topic)
-        if (handlers.length > 0) run(handlers, body[i + 1], body[i + 2], { ...common, topic, sequence })
+        if (handlers.length > 0) run(handlers, body[i + 1], body[i + 2], { topic, from, sequence, at, self })
       }
     }
   }
@@ -121,17 +130,11 @@ export function createReceiver({ id, ears, subscribers, onInternal, onFailure }:
 
   return {
     receive,
-    receiveOwn(body, firstSequence, at) {
+    receiveOwn({ body, topics, firstSequence, sentAt }) {
       const table = subscribers(Stream.everyone)
-      if (!table || table.size === 0) return
-      dispatchAll(
-        parseSafely(body) as unknown[],
-        { from: id, at, self: true },
-        firstSequence,
-        0,
-        table,
-        false,
-      )
+      if (!table || table.size === 0 || !hasReceivers(table, topics)) return
+      const common = { from: id, at: sentAt, self: true }
+      dispatchAll(parseSafely(body) as unknown[], common, firstSequence, 0, table, false)
     },
     dispatch(table, encoding, parsed, meta) {
       const handlers = table.matching(meta.topic)
@@ -142,6 +145,21 @@ export function createReceiver({ id, ears, subscribers, onInternal, onFailure }:
 
 function badFrame(reason: string): void {
   if (channels.bus.hasSubscribers) channels.bus.publish({ event: 'bad-frame', reason })
+}
+
+/** Whether anybody here is to get something of a frame; parsing it is most of what a message costs. */
+function isWanted(table: TopicTable<MessageHandler>, frame: Buffer): boolean {
+  if (table.size === 0) return false
+  const list = messagesTopics(frame)
+  const topics: unknown = list === '' ? [] : parseSafely(list)
+  if (!Array.isArray(topics)) throw new BadFrame('its topics are no list')
+  return hasReceivers(table, topics)
+}
+
+function hasReceivers(table: TopicTable<MessageHandler>, topics: readonly unknown[]): boolean {
+  return (
+    topics.length === 0 || topics.some((each) => typeof each === 'string' && table.matching(each).length > 0)
+  )
 }
 
 /** The triples of a frame of messages. */

@@ -1,8 +1,10 @@
 import { expect, onTestFinished, test } from 'vitest'
+import { type Bus, createBus } from '../../src/bus/bus.ts'
 import { holdHub } from '../../src/bus/hubs.ts'
 import { createKeys } from '../../src/core/keys.ts'
 import { createRedisSource, type RedisSource } from '../../src/redis/source.ts'
-import { sharedRedis, sharedRedisClient, testNamespace } from '../helpers/redis.ts'
+import { sharedRedis, sharedRedisClient, startRedis, testNamespace } from '../helpers/redis.ts'
+import { startProxy } from '../helpers/tcp-proxy.ts'
 import { until } from '../helpers/until.ts'
 
 /** As the managed local Redis: asking for the target is what holds it. */
@@ -57,4 +59,30 @@ test('whoever stays holds the local Redis before the one who opened the hub lets
   expect(second.held).toBe(true)
   await first.close()
   await joined.release()
+})
+
+test('close() sends what is queued although the hub lives on for others', async () => {
+  const redis = await startRedis()
+  const proxy = await startProxy({ target: { port: redis.port } })
+  const keys = createKeys(testNamespace())
+  const open = (id: string, url: string): Bus => {
+    const bus = createBus({ keys, source: createRedisSource(url, { name: 'test', env: {}, cwd: '/', id }) })
+    onTestFinished(() => bus.close())
+    return bus
+  }
+  const [leaving, staying] = [open('same', proxy.url()), open('same', proxy.url())]
+  const far = open('far', redis.url)
+  const heard: unknown[] = []
+  await far.subscribe('news', (payload) => heard.push(payload)).ready
+  await Promise.all([leaving, staying].map((bus) => bus.subscribe('x', () => {}).ready))
+  proxy.delay(100)
+  for (let at = 0; at < 200; at++) leaving.broadcast('news', at)
+  await leaving.close()
+  // Redis has answered for all of it by now, so nothing is on its way any more.
+  const sent = heard.length
+  await until(() => heard.length >= 200, { what: 'what was queued', deadline: 1_000 })
+  expect(sent).toBeGreaterThan(0)
+  expect(heard).toEqual(Array.from({ length: 200 }, (_, at) => at))
+  const { remote } = await staying.publish('news', 200)
+  expect(remote).toBe('sent')
 })

@@ -1,5 +1,4 @@
 import { once } from 'node:events'
-import { readFileSync } from 'node:fs'
 import { createServer, type Socket } from 'node:net'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
@@ -30,8 +29,14 @@ export interface WorkerLink {
 export interface Machine {
   readonly primary: NodeProcess
   readonly workers: WorkerLink[]
-  /** Resident memory of the primary, bytes. */
-  memory(): number
+  /** Memory of the primary, bytes: what is alive, and the most that ever waited for one worker when it overflowed. */
+  memory(): Promise<PrimaryMemory>
+}
+
+export interface PrimaryMemory {
+  readonly heapUsed: number
+  readonly arrayBuffers: number
+  readonly mostQueued: number
 }
 
 /** A primary with workers, all of which hear `topic` from everywhere. */
@@ -54,6 +59,8 @@ export async function startMachine({
   await once(server, 'listening')
   onTestFinished(() => void server.close())
   const primary = runNode(new URL('fixtures/machine.mjs', import.meta.url), {
+    ipc: true,
+    nodeArgs: ['--expose-gc'],
     env: {
       REDIS_URL: redisUrl,
       AS_ONE_NAMESPACE: namespace,
@@ -64,8 +71,14 @@ export async function startMachine({
   })
   await until(() => links.length === workers, { what: `${workers} workers`, deadline: 30_000 })
   await Promise.all(links.map((link) => link.tell('ready', { topic })))
-  const memory = (): number =>
-    Number(/VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${primary.pid}/status`, 'utf8'))?.[1]) * 1024
+  const memory = async (): Promise<PrimaryMemory> => {
+    const before = primary.messages.length
+    const answer = (): { memory: PrimaryMemory } | undefined =>
+      (primary.messages.slice(before) as { memory: PrimaryMemory }[]).find((message) => 'memory' in message)
+    primary.send('memory')
+    await until(() => answer() !== undefined, { what: 'the primary to tell its memory' })
+    return answer()!.memory
+  }
   return { primary, workers: links, memory }
 }
 

@@ -51,6 +51,40 @@ test('all of a tick in one PUBLISH, and never two at once', async () => {
   expect(told).toEqual(['a sent', 'b sent', 'c sent'])
 })
 
+test('what follows at once shares the next PUBLISH, unless somebody waits for it', async () => {
+  const { connection, published } = fakeConnection()
+  const outbox = createOutbox(connection, publishOn('channel'))
+  for (let at = 0; at < 200; at++) {
+    outbox.add(frame(`${at} `))
+    for (const { resolve } of published) resolve()
+    await nextTurn()
+  }
+  void outbox.drain(5_000)
+  const whole = Array.from({ length: 200 }, (_, at) => `${at} `).join('')
+  await until(
+    () => {
+      for (const { resolve } of published) resolve()
+      return published.map(({ message }) => message).join('').length === whole.length
+    },
+    { what: 'all to be sent' },
+  )
+  await nextTurn()
+  const messages = published.map(({ message }) => message)
+  expect(messages[0]).toBe('0 ') // the first after a pause goes at once
+  expect(messages.join('')).toBe(whole)
+  expect(messages.length).toBeLessThan(100)
+  let outcome = ''
+  const sentBefore = published.length
+  outbox.add(frame('x'))
+  outbox.add(frame('y'), (told) => {
+    outcome = told
+  })
+  await nextTurn()
+  expect(published.length).toBe(sentBefore + 1)
+  published.at(-1)!.resolve()
+  await until(() => outcome === 'sent', { what: 'the receipt' })
+})
+
 test('one that failed is sent again before what came after it, and its publisher is told once', async () => {
   const { connection, published } = fakeConnection()
   const outbox = createOutbox(connection, publishOn('channel'))

@@ -1,12 +1,12 @@
-// One publisher, the other workers receive: at most WINDOW messages are under way to the slowest of them.
+// One publisher, the other workers receive. The publisher goes on as long as the slowest of them is less than WINDOW
+// messages behind: an open loop with backpressure, in which nothing is ever dropped.
 import cluster from 'node:cluster'
 import { setImmediate as turn } from 'node:timers/promises'
 
 export const WORKERS = 5
 const WINDOW = 8_000
 const ACK_EVERY = 1_000
-const BURST = 50
-const TEXT = 'x'.repeat(64)
+const TEXT = 'x'.repeat(88)
 
 /** `onData` and `onAck` may return a promise of being heard. */
 export async function runWorker(index, { toReceivers, toPublisher, onData, onAck }) {
@@ -48,7 +48,7 @@ export async function runWorker(index, { toReceivers, toPublisher, onData, onAck
     const startedAt = performance.now()
     let sent = 0
     while (performance.now() - startedAt < message.ms) {
-      for (let i = 0; i < BURST; i++) toReceivers({ n: sent++, text: TEXT })
+      for (let i = 0; i < message.burst; i++) toReceivers({ n: sent++, text: TEXT })
       await turn()
       await until(() => sent - slowest() < WINDOW)
     }
@@ -73,5 +73,5 @@ export function runPrimary() {
       for (const worker of workers.values()) if (worker !== from) worker.send({ data: message.data })
     }
   })
-  process.on('message', ({ runMs }) => workers.get(0).send({ bench: 'run', ms: runMs }))
+  process.on('message', ({ runMs, burst }) => workers.get(0).send({ bench: 'run', ms: runMs, burst }))
 }
