@@ -2,27 +2,66 @@
 //
 //   node examples/bus/server.js
 //   curl -X POST 'localhost:3000/say?text=hello'
-//   curl localhost:3000                          a few times: each worker has heard it
+//   curl localhost:3000                              a few times: each worker has heard it
+//   curl -X POST 'localhost:3000/order?item=tea'
+//   curl localhost:3000/orders                       the same orders in the same order, whichever worker answers
+//   curl localhost:3000/stats                        asks every worker
 import { createServer } from 'node:http'
-import { broadcast, members, runCluster, subscribe } from 'as-one'
+import { createBus, gather, handle, onBus, runCluster } from 'as-one'
 
 const me = { worker: Number(process.env.AS_ONE_WORKER), pid: process.pid }
 const heard = []
+const orders = []
+const missed = []
+
+// 'volatile' topics are as fast as can be; what does not arrive is reported. A log is kept in Redis and replayed.
+const bus = createBus({ topics: { order: { delivery: 'log', maxLen: 1_000 } } })
 
 // 'chat.*' would be every topic that begins with "chat." and has one more part. In the primary this does nothing.
-subscribe('chat', (text, { from, self }) => {
-  heard.push({ text, from: self ? 'me' : from })
-  if (heard.length > 100) heard.shift()
-})
+bus.subscribe('chat', (text, { from, self }) => keep(heard, { text, from: self ? 'me' : from }))
+bus.subscribe('order', (item, { sequence, from }) => keep(orders, { item, sequence, from }))
 
-const server = createServer((req, res) => {
+// Messages this worker will never get: whoever keeps copies of what they told has to read it again.
+onBus('gap', ({ publisher, topic, from, to, count, cause }) =>
+  keep(missed, { publisher, topic, from, to, count, cause }),
+)
+
+handle('stats', () => ({ ...me, heard: heard.length, orders: orders.length, missed }))
+
+function keep(list, entry) {
+  list.push(entry)
+  if (list.length > 100) list.shift()
+}
+
+async function answer(req) {
   const { pathname, searchParams } = new URL(req.url ?? '/', 'http://localhost')
+  switch (`${req.method} ${pathname}`) {
+    case 'POST /say':
+      bus.broadcast('chat', searchParams.get('text') ?? 'hello') // never waits, and never throws for want of Redis
+      return me
+    case 'POST /order': {
+      // Tells whether Redis has it; while Redis is away it is 'queued', and sent in order afterwards.
+      const { remote } = await bus.publish('order', searchParams.get('item') ?? 'tea')
+      return { ...me, remote }
+    }
+    case 'GET /orders':
+      return { ...me, orders }
+    case 'GET /stats': {
+      const { results, missing } = await gather('stats', undefined, { timeout: 500 })
+      return { results: results.map(({ value }) => value), missing } // missing: who has not answered, and why
+    }
+    default:
+      return { ...me, workers: bus.members().length, heard }
+  }
+}
+
+const server = createServer(async (req, res) => {
   res.setHeader('content-type', 'application/json')
-  if (req.method === 'POST' && pathname === '/say') {
-    broadcast('chat', searchParams.get('text') ?? 'hello') // no await: it never waits, and never throws for want of Redis
-    res.end(JSON.stringify(me))
-  } else {
-    res.end(JSON.stringify({ ...me, workers: members().length, heard }))
+  try {
+    res.end(JSON.stringify(await answer(req)))
+  } catch (error) {
+    res.statusCode = 500
+    res.end(JSON.stringify({ error: error.message }))
   }
 })
 

@@ -4,11 +4,9 @@ import { type EncodedPayload, encodePayload } from './payload.ts'
 import type { Positions } from './positions.ts'
 
 /** A frame is sent at the end of the tick, or as soon as it holds this many characters. */
-const FLUSH_CHARACTERS = 16 << 10
+const FLUSH_CHARACTERS = 32 << 10
 /** Frames made before the hub has been joined; past it the oldest go. */
 const MAX_EARLY_BYTES = 8 << 20
-/** A frame tells its topics only while they are few. */
-const MAX_TOLD_TOPICS = 16
 
 export interface BatcherOptions {
   readonly publisher: Buffer
@@ -24,7 +22,6 @@ export interface BatcherOptions {
 /** A frame's messages as they stay in this process. */
 export interface OwnMessages {
   readonly body: string
-  /** All that occur; none: not told. */
   readonly topics: readonly string[]
   readonly firstSequence: number
   readonly sentAt: number
@@ -68,9 +65,11 @@ export function createBatcher({
   const sequences = new Map<string, number>()
   let scheduled = false
   let own: OwnMessages[] = []
-  let topics = new Set<string>()
+  /** Each topic of the frame by its place in the list that the frame begins with. */
+  let topics = new Map<string, number>()
+  let topicCharacters = 0
   let lastTopic = ''
-  let lastTopicJson = ''
+  let lastPlace = 0
   const early: { frame: Buffer; receipt: number }[] = []
   let earlyBytes = 0
 
@@ -93,12 +92,7 @@ export function createBatcher({
     const firstSequence = (sequences.get(key) ?? 0) + 1
     sequences.set(key, firstSequence + count - 1)
     const sentAt = Date.now()
-    const messages = {
-      body: `[${body}]`,
-      topics: topics.size > MAX_TOLD_TOPICS ? [] : [...topics],
-      firstSequence,
-      sentAt,
-    }
+    const messages = { body: `[${body}]`, topics: [...topics.keys()], firstSequence, sentAt }
     // Own receivers run at the flush, never inside the call that publishes.
     if (batchSelf) own.push(messages)
     if (batchTo) {
@@ -107,7 +101,8 @@ export function createBatcher({
     }
     body = ''
     count = 0
-    topics = new Set()
+    topics = new Map()
+    topicCharacters = 0
     lastTopic = ''
   }
 
@@ -121,6 +116,14 @@ export function createBatcher({
     }
   }
 
+  function placeOf(topic: string): number {
+    const known = topics.get(topic)
+    if (known !== undefined) return known
+    topics.set(topic, topics.size)
+    topicCharacters += topic.length
+    return topics.size - 1
+  }
+
   function append(
     topic: string,
     payload: unknown,
@@ -129,15 +132,18 @@ export function createBatcher({
     to: Address | undefined,
   ): void {
     const { encoding, json } = encodeChecked(topic, payload, maxMessageBytes)
-    if (count > 0 && (self !== batchSelf || body.length >= FLUSH_CHARACTERS || !isSame(to, batchTo))) cut(0)
+    if (
+      count > 0 &&
+      (self !== batchSelf || body.length + topicCharacters >= FLUSH_CHARACTERS || !isSame(to, batchTo))
+    )
+      cut(0)
     batchSelf = self
     batchTo = to
     if (topic !== lastTopic) {
-      topics.add(topic)
+      lastPlace = placeOf(topic)
       lastTopic = topic
-      lastTopicJson = JSON.stringify(topic)
     }
-    body += `${count === 0 ? '' : ','}${lastTopicJson},${encoding},${json}`
+    body += `${count === 0 ? '' : ','}${lastPlace},${encoding},${json}`
     count += 1
     if (receipt !== 0) cut(receipt)
     if (scheduled) return

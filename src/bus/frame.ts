@@ -19,8 +19,8 @@ import { parseSafely } from '../core/json.ts'
  * | 40 | f64 | `messages`: sent at, ms since the epoch by the publisher's clock |
  * | 48 | 8 B | `messages`: receiver in the stream `direct`, 0 otherwise |
  * | 56 | u32 | `messages`: bytes of the next field |
- * | 60 | …   | `messages`: UTF-8 JSON `[topic, …]`, each topic once; empty when there are many |
- * | …  | …   | `messages`: UTF-8 JSON `[topic, encoding, payload, …]` |
+ * | 60 | …   | `messages`: UTF-8 JSON `[topic, …]`, each topic once |
+ * | …  | …   | `messages`: UTF-8 JSON `[place of the topic, encoding, payload, …]` |
  *
  * Every other kind has UTF-8 JSON from offset 8 on. The first 56 bytes of `messages` mean the same in every version, so
  * that a release which cannot read the rest can still tell which messages it has missed.
@@ -79,7 +79,7 @@ export interface MessagesHeader {
   readonly target: string
 }
 
-/** A frame of messages; `body` is the JSON array's text. */
+/** A frame of messages; `body` is the text of their JSON array. */
 export function encodeMessages(
   body: string,
   {
@@ -91,17 +91,16 @@ export function encodeMessages(
     stream = Stream.everyone,
     target = '',
     internal = false,
-    topics = [],
+    topics,
   }: Omit<MessagesHeader, 'hub' | 'publisher' | 'stream' | 'target'> & {
     publisher: Buffer
     stream?: number
     target?: string
     internal?: boolean
-    /** All that occur; none: not told. */
-    topics?: readonly string[]
+    topics: readonly string[]
   },
 ): Buffer {
-  const topicList = topics.length > 0 ? JSON.stringify(topics) : ''
+  const topicList = JSON.stringify(topics)
   const topicBytes = Buffer.byteLength(topicList)
   const frame = Buffer.allocUnsafe(MESSAGES_HEADER_BYTES + topicBytes + Buffer.byteLength(body))
   frame.writeUInt32LE(frame.length - 4, 0)
@@ -185,7 +184,7 @@ export function lastSequenceOf(frame: Buffer): number {
   return frame.readDoubleLE(32) + frame.readUInt32LE(12) - 1
 }
 
-/** JSON text of the topics in a frame of messages, '' when they are not told: whoever wants none of them need not read on. */
+/** JSON text of the topics in a frame of messages: whoever wants none of them need not read on. */
 export function messagesTopics(frame: Buffer): string {
   return frame.toString('utf8', MESSAGES_HEADER_BYTES, bodyOffsetOf(frame))
 }

@@ -11,7 +11,7 @@ const MAX_QUEUED_BYTES = 8 << 20
 const MAX_PUBLISH_BYTES = 1 << 20
 const RETRY_MS = 100
 /** A PUBLISH costs far more than what is in it, so frames that follow within this time of one share the next … */
-const SHARE_MS = 1
+const SHARE_MS = 4
 /** … unless there are that many, or somebody waits. */
 const SHARE_BYTES = 256 << 10
 

@@ -61,9 +61,11 @@ export function createReceiver({ id, ears, subscribers, onInternal, onFailure }:
     }
     const internal = isInternal(frame)
     const table = subscribers(stream)
+    let topics: readonly string[] = []
     let body: readonly unknown[] = []
     try {
-      if (internal || (table && isWanted(table, frame)))
+      if (internal || (table && table.size > 0)) topics = topicsOf(parseSafely(messagesTopics(frame)))
+      if (internal || (table && hasReceivers(table, topics)))
         body = messagesOf(parseSafely(messagesBody(frame)), count)
     } catch (error) {
       badFrame(messageOf(error))
@@ -71,21 +73,22 @@ export function createReceiver({ id, ears, subscribers, onInternal, onFailure }:
     }
     const before = ears.accept(streamKeyOf(frame), firstSequence, end)
     if (before === undefined) return
-    const common = { from: publisher, at: sentAt, self: false }
+    const common = { topics, from: publisher, at: sentAt, self: false }
     dispatchAll(body, common, firstSequence, before, table, internal)
   }
 
   function dispatchAll(
     body: readonly unknown[],
-    { from, at, self }: Omit<MessageMeta, 'topic' | 'sequence'>,
+    { topics, from, at, self }: Omit<MessageMeta, 'topic' | 'sequence'> & { topics: readonly string[] },
     firstSequence: number,
     after: number,
     table: TopicTable<MessageHandler> | undefined,
     internal: boolean,
   ): void {
     for (let i = 0, sequence = firstSequence; i + 2 < body.length; i += 3, sequence++) {
-      const topic: unknown = body[i]
-      if (sequence <= after || typeof topic !== 'string') continue
+      const place = body[i]
+      const topic = typeof place === 'number' ? topics[place] : undefined
+      if (sequence <= after || topic === undefined) continue
       if (internal) ask(topic, body[i + 1], body[i + 2], { topic, from, sequence, at, self })
       else if (table) {
         const handlers = table.matching(topic)
@@ -133,7 +136,7 @@ export function createReceiver({ id, ears, subscribers, onInternal, onFailure }:
     receiveOwn({ body, topics, firstSequence, sentAt }) {
       const table = subscribers(Stream.everyone)
       if (!table || table.size === 0 || !hasReceivers(table, topics)) return
-      const common = { from: id, at: sentAt, self: true }
+      const common = { topics, from: id, at: sentAt, self: true }
       dispatchAll(parseSafely(body) as unknown[], common, firstSequence, 0, table, false)
     },
     dispatch(table, encoding, parsed, meta) {
@@ -147,19 +150,14 @@ function badFrame(reason: string): void {
   if (channels.bus.hasSubscribers) channels.bus.publish({ event: 'bad-frame', reason })
 }
 
-/** Whether anybody here is to get something of a frame; parsing it is most of what a message costs. */
-function isWanted(table: TopicTable<MessageHandler>, frame: Buffer): boolean {
-  if (table.size === 0) return false
-  const list = messagesTopics(frame)
-  const topics: unknown = list === '' ? [] : parseSafely(list)
-  if (!Array.isArray(topics)) throw new BadFrame('its topics are no list')
-  return hasReceivers(table, topics)
+function topicsOf(list: unknown): readonly string[] {
+  if (Array.isArray(list) && list.every((each) => typeof each === 'string')) return list
+  throw new BadFrame('its topics are no list of texts')
 }
 
-function hasReceivers(table: TopicTable<MessageHandler>, topics: readonly unknown[]): boolean {
-  return (
-    topics.length === 0 || topics.some((each) => typeof each === 'string' && table.matching(each).length > 0)
-  )
+/** Whether anybody here is to get something of a frame; parsing it is most of what a message costs. */
+function hasReceivers(table: TopicTable<MessageHandler>, topics: readonly string[]): boolean {
+  return topics.some((each) => table.matching(each).length > 0)
 }
 
 /** The triples of a frame of messages. */

@@ -32,7 +32,7 @@ test('what was said before there is a hub goes out when there is one, in order',
     add('news', at, true, at === 2 ? 7 : 0)
     await nextTurn()
   }
-  expect(world.own.map(({ body }) => body)).toEqual([0, 1, 2, 3, 4].map((at) => `["news",0,${at}]`)) // local first
+  expect(world.own.map(({ body }) => body)).toEqual([0, 1, 2, 3, 4].map((at) => `[0,0,${at}]`)) // local first
   world.joined = true
   add('news', 5, true, 0)
   flush()
@@ -65,13 +65,18 @@ test('a single frame over the limit is still kept: there is nothing older to giv
   expect(world.dropped).toEqual([])
 })
 
-test('a frame tells its topics, each once, as long as they are few', () => {
+test('a frame names each of its topics once, and ends when they are as long as messages may get', () => {
   const { add, flush, world } = batcher()
-  for (const topic of ['a', 'b', 'a', 'ä"']) add(topic, 1, true, 0)
+  for (const topic of ['a', 'b', 'a', 'ä"', 'ä"']) add(topic, topic, true, 0)
   flush()
-  for (let at = 0; at < 17; at++) add(`t${at}`, 1, true, 0)
+  for (let at = 0; at < 400; at++) add(`${at}`.padEnd(256, 't'), 1, true, 0)
   flush()
-  expect(world.sent.map(messagesTopics)).toEqual(['["a","b","ä\\""]', ''])
-  expect(world.own.map(({ topics }) => topics)).toEqual([['a', 'b', 'ä"'], []])
-  expect(JSON.parse(messagesBody(world.sent[0]!))).toEqual(['a', 0, 1, 'b', 0, 1, 'a', 0, 1, 'ä"', 0, 1])
+  expect(messagesTopics(world.sent[0]!)).toBe('["a","b","ä\\""]')
+  expect(world.own[0]!.topics).toEqual(['a', 'b', 'ä"'])
+  const body = '[0,0,"a",1,0,"b",0,0,"a",2,0,"ä\\"",2,0,"ä\\""]'
+  expect([messagesBody(world.sent[0]!), world.own[0]!.body]).toEqual([body, body])
+  const topics = world.sent.slice(1).map((frame) => JSON.parse(messagesTopics(frame)) as string[])
+  expect(topics.flat()).toEqual(Array.from({ length: 400 }, (_, at) => `${at}`.padEnd(256, 't')))
+  expect(topics.length).toBeGreaterThan(2)
+  for (const frame of world.sent) expect(frame.length).toBeLessThan(34 << 10)
 })

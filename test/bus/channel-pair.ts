@@ -45,14 +45,28 @@ export function framesFrom(socket: Socket): Buffer[] {
 export function messages(...payloads: unknown[]): Buffer {
   const body = JSON.stringify(payloads.flatMap((payload) => ['news', 0, payload]))
   const publisher = Buffer.from('0123456789abcdef', 'hex')
-  return encodeMessages(body, { receipt: 0, count: payloads.length, publisher, firstSequence: 1, sentAt: 0 })
+  return encodeMessages(body, {
+    receipt: 0,
+    count: payloads.length,
+    publisher,
+    firstSequence: 1,
+    sentAt: 0,
+    topics: ['news'],
+  })
 }
 
 /** One message with its sequence number, which is its payload too. */
 export function messageAt(sequence: number, ballast: string): Buffer {
   const body = JSON.stringify(['news', 0, sequence, 'ballast', 0, ballast])
   const publisher = Buffer.from('0123456789abcdef', 'hex')
-  return encodeMessages(body, { receipt: 0, count: 1, publisher, firstSequence: sequence, sentAt: 0 })
+  return encodeMessages(body, {
+    receipt: 0,
+    count: 1,
+    publisher,
+    firstSequence: sequence,
+    sentAt: 0,
+    topics: [],
+  })
 }
 
 /** As the agent does in a worker: the next bus with this namespace and Redis takes the channel. */

@@ -14,6 +14,7 @@ import {
   MAX_FRAME_BYTES,
   MESSAGES_HEADER_BYTES,
   messagesBody,
+  messagesTopics,
   readMessagesHeader,
   receiptOf,
   Stream,
@@ -39,16 +40,20 @@ const control = fc
       .filter((value) => !JSON.stringify(value).includes('__proto__')),
   )
   .map(([kind, value]) => encodeControl(kind, value))
-const messages = fc.tuple(text, header).map(([body, head]) => encodeMessages(body, head))
+const topicList = fc.array(text, { maxLength: 3 })
+const messages = fc
+  .tuple(text, header, topicList)
+  .map(([body, head, topics]) => encodeMessages(body, { ...head, topics }))
 const stream = fc.array(fc.oneof(control, messages), { maxLength: 20 })
 
 test('a frame of messages carries its header and body', () => {
   fc.assert(
-    fc.property(text, header, id, (body, head, hub) => {
-      const frame = encodeMessages(body, head)
+    fc.property(text, header, topicList, id, (body, head, topics, hub) => {
+      const frame = encodeMessages(body, { ...head, topics })
       expect(kindOf(frame)).toBe(Kind.messages)
       expect(receiptOf(frame)).toBe(head.receipt)
       expect(messagesBody(frame)).toBe(body)
+      expect(JSON.parse(messagesTopics(frame))).toEqual(topics)
       expect(readMessagesHeader(frame)).toEqual({
         ...head,
         publisher: head.publisher.toString('hex'),

@@ -237,6 +237,7 @@ test('another release on the same Redis: its messages are reported, ours go on',
       publisher,
       firstSequence: first,
       sentAt: 0,
+      topics: [],
     })
     stampHub(frame, Buffer.from('0123456789abcdef', 'hex'))
     frame.writeUInt8(FRAME_VERSION + 1, 4)

@@ -46,19 +46,21 @@ export async function startMachine({
   workers,
   topic,
   options,
+  script = new URL('fixtures/machine.mjs', import.meta.url),
 }: {
   redisUrl: string
   namespace: string
   workers: number
   topic?: string
   options?: object
+  script?: string | URL
 }): Promise<Machine> {
   const control = join(tempDir(), 'control.sock')
   const links: WorkerLink[] = []
   const server = createServer((socket) => void greet(socket, links)).listen(control)
   await once(server, 'listening')
   onTestFinished(() => void server.close())
-  const primary = runNode(new URL('fixtures/machine.mjs', import.meta.url), {
+  const primary = runNode(script, {
     ipc: true,
     nodeArgs: ['--expose-gc'],
     env: {

@@ -83,4 +83,30 @@ describe('examples/bus', () => {
       expect(each.heard.map(({ text }) => text).sort()).toEqual(texts)
     }
   })
+  test('orders are a log with one order for every worker, and every worker is asked for its stats', async () => {
+    const { url } = await startExample('bus/server.js', { workers: 3 })
+    const items = Array.from({ length: 6 }, (_, i) => `tea ${i}`)
+    for (const item of items) {
+      const reply = await request(`${url}/order?item=${encodeURIComponent(item)}`, { method: 'POST' })
+      expect(reply.json<{ remote: string }>().remote).toBe('sent')
+    }
+    interface Stats {
+      results: { pid: number; orders: number; missed: unknown[] }[]
+      missing: unknown[]
+    }
+    let stats: Stats | undefined
+    await until(
+      async () => {
+        stats = (await get(`${url}/stats`)).json<Stats>()
+        return stats.results.length === 3 && stats.results.every(({ orders }) => orders >= items.length)
+      },
+      { what: 'every worker to have all orders' },
+    )
+    expect(stats!.missing).toEqual([])
+    expect(stats!.results.map(({ missed }) => missed)).toEqual([[], [], []])
+    for (let i = 0; i < 4; i++) {
+      const { orders } = (await get(`${url}/orders`)).json<{ orders: { item: string }[] }>()
+      expect(orders.map(({ item }) => item)).toEqual(items)
+    }
+  })
 })

@@ -426,12 +426,13 @@ function forgeries(rng: Rng, victim: string, publisher: string): Buffer[] {
       publisher: stranger(),
       firstSequence: 1,
       sentAt: 0,
+      topics: ['news'],
       ...over,
     })
     stampHub(made, stranger())
     return made
   }
-  const good = '["news",0,"well formed"]'
+  const good = '[0,0,"well formed"]'
   const bodies = [
     '',
     'malformed',
@@ -439,26 +440,29 @@ function forgeries(rng: Rng, victim: string, publisher: string): Buffer[] {
     '{"malformed":1}',
     '["malformed"]',
     '["malformed",0]',
-    '["news",0,"malformed","more"]',
-    '["news",0,"malformed","news",0,"malformed"]',
-    '[5,0,"malformed"]',
+    '[0,0,"malformed","more"]',
+    '[0,0,"malformed",0,0,"malformed"]',
+    ...['5', '-1', '0.5', '"news"', '"0"', '"length"', 'null'].map((place) => `[${place},0,"malformed"]`),
     '[{"a":1},0,"malformed"]',
-    '["news",7,"malformed"]',
-    '["news","0","malformed"]',
-    '["news",1,{"$":"no such","v":"malformed"}]',
-    '["news",1,{"$":"map","v":"malformed"}]',
-    `["news",0,${'['.repeat(10_000)}"malformed"${']'.repeat(10_000)}]`,
-    '["news",0,"malformed"',
+    '[0,7,"malformed"]',
+    '[0,"0","malformed"]',
+    '[0,1,{"$":"no such","v":"malformed"}]',
+    '[0,1,{"$":"map","v":"malformed"}]',
+    `[0,0,${'['.repeat(10_000)}"malformed"${']'.repeat(10_000)}]`,
+    '[0,0,"malformed"',
   ]
   const numbers = [Number.NaN, Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY, -5, 0, 0.5, 2 ** 60]
   const forged = [
     frame(good),
-    frame('["news",0,{"__proto__":{"polluted":1}}]', { count: 2 }),
+    frame('[0,0,{"__proto__":{"polluted":1}}]', { count: 2 }),
     ...bodies.map((body) => frame(body)),
-    ...numbers.map((firstSequence) => frame('["news",0,"malformed"]', { firstSequence })),
-    ...[0, 2, 0xffff_ffff].map((count) => frame('["news",0,"malformed"]', { count })),
+    ...[null, 'news', {}, [0], [['news']], []].map((topics) =>
+      frame('[0,0,"malformed"]', { topics: topics as never }),
+    ),
+    ...numbers.map((firstSequence) => frame('[0,0,"malformed"]', { firstSequence })),
+    ...[0, 2, 0xffff_ffff].map((count) => frame('[0,0,"malformed"]', { count })),
     // In the name of one who lives: the receiver itself, and nonsense from the publisher that must not silence it.
-    frame('["news",0,"malformed"]', { publisher: Buffer.from(victim, 'hex') }),
+    frame('[0,0,"malformed"]', { publisher: Buffer.from(victim, 'hex') }),
     frame('malformed', { publisher: Buffer.from(publisher, 'hex'), firstSequence: 1_000 }),
     frame('["malformed"]', { publisher: Buffer.from(publisher, 'hex'), firstSequence: 2, count: 5 }),
     frame(good, { publisher: Buffer.from(publisher, 'hex'), firstSequence: Number.POSITIVE_INFINITY }),
@@ -480,7 +484,7 @@ function forgeries(rng: Rng, victim: string, publisher: string): Buffer[] {
   const flipped = Array.from({ length: 100 }, () => {
     const bytes = Buffer.from(
       rng.pick([
-        frame('["news",0,"well formed"]'),
+        frame('[0,0,"well formed"]'),
         encodeControl(Kind.roster, { hub: 'd'.repeat(16), members: [] }),
       ]),
     )

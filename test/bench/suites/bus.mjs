@@ -1,6 +1,8 @@
 import { once } from 'node:events'
+import { httpSubject } from '../harness/http-subject.mjs'
 import { serverFile } from '../harness/launchers.mjs'
-import { cpuOf, descendantsOf, rssOf, start } from '../harness/processes.mjs'
+import { get } from '../harness/load.mjs'
+import { cpuOf, descendantsOf, rssOf, start, until } from '../harness/processes.mjs'
 import { startRedis } from '../harness/redis.mjs'
 import { ratio } from '../harness/verdict.mjs'
 
@@ -9,7 +11,7 @@ function contender(file, burst, withRedis) {
     const redis = withRedis ? await startRedis() : undefined
     const program = start(process.execPath, [serverFile(`bus/${file}`)], {
       ipc: true,
-      env: redis ? { REDIS_URL: redis.tcp } : {},
+      env: redis ? { REDIS_URL: redis.unix } : {},
     })
     const close = async () => {
       await program.stop()
@@ -52,15 +54,54 @@ const contenders = (burst) => ({
   'process.send': contender('process-send.mjs', burst, false),
   'ioredis PUBLISH': contender('redis-publish.mjs', burst, true),
 })
+/** New connections to a cluster whose bus is busy: the primary that relays is the one that hands them out. */
+function connections(way) {
+  return async (context) => {
+    let url = ''
+    const subject = await httpSubject({
+      launcher: 'as-one',
+      app: 'bus/connections.mjs',
+      workers: WORKERS,
+      env: { BENCH_BUS: way, NODE_OPTIONS: `--import=${serverFile('bus/relay.mjs')}` },
+      workload: async (at) => {
+        url = at
+        return [{ path: '/', headers: { Connection: 'close' } }]
+      },
+    })(context)
+    const heard = async () => {
+      for (;;) {
+        const { body } = await get(`${url}/heard`)
+        const { worker, heard } = JSON.parse(body)
+        if (worker === 1) return { heard, at: performance.now() }
+      }
+    }
+    if (way !== 'none') await until(async () => (await heard()).heard > 0, 'the bus to be busy')
+    return {
+      ...subject,
+      async sample(ms) {
+        const before = await heard()
+        const figures = await subject.sample(ms)
+        const after = await heard()
+        return { ...figures, busRate: ((after.heard - before.heard) / (after.at - before.at)) * 1e3 }
+      },
+    }
+  }
+}
+
 const SATURATED = '1 to 4 workers'
+const CONNECTIONS = 'fresh connections beside 15,000 messages/s'
+const WORKERS = 5
 const SMALL = '1 to 4 workers, 10 a tick'
 
 export default {
   title: 'Bus',
-  about: `One worker publishes, four receive all of it in order, messages of about 110 bytes, at most 8,000 on
-their way. \`process.send\` sends each to the primary, which sends it on; it reaches this machine only, as-one also
-gives it to Redis for the others. \`ioredis PUBLISH\` is one PUBLISH for each message and a subscriber connection in
-each worker.`,
+  about: `One worker publishes, four receive all of it in order, messages of about 110 bytes with their topic. The publisher says 200 (or
+10) in one tick, and goes on while the slowest receiver is less than 8,000 messages behind: nothing is dropped.
+\`process.send\` sends each to the primary, which sends it on; it reaches this machine only, as-one also gives it to
+Redis for the others. \`ioredis PUBLISH\` is one PUBLISH for each message and a subscriber connection in each worker.
+Redis is reached over a unix socket.
+Connections: 64 clients open a new one for each request to five workers, one of which publishes at a fixed rate; what
+the bus itself takes of the two cores is missing there, too.`,
   libraries: ['ioredis'],
   plan: { rounds: 6, sampleMs: 1_000, warmUpMs: 2_000 },
   plot: { metric: 'rate', title: 'Messages per second', unit: '/s', less: false },
@@ -69,10 +110,22 @@ each worker.`,
     'primaryUs',
     { key: 'workersUs', label: 'all workers, µs', print: (us) => us.toFixed(2) },
     'redisUs',
+    'p50Ms',
+    'p99Ms',
+    { key: 'busRate', label: 'messages/s', print: (rate) => Math.round(rate).toLocaleString('en-US') },
   ],
   cases: [
     { name: SATURATED, contenders: contenders(200) },
     { name: SMALL, contenders: contenders(10) },
+    {
+      name: CONNECTIONS,
+      contenders: {
+        'as-one, no bus': connections('none'),
+        'as-one': connections('as-one'),
+        'process.send': connections('process.send'),
+      },
+      plan: { rounds: 8 },
+    },
   ],
   bars: [
     { case: SATURATED, what: 'messages/s', value: (round) => round['as-one'].rate, min: 400_000 },
@@ -87,6 +140,12 @@ each worker.`,
       what: 'messages/s, against process.send',
       value: ratio('rate', 'as-one', 'process.send'),
       min: 5,
+    },
+    {
+      case: CONNECTIONS,
+      what: 'fresh connections/s beside a busy bus, against none',
+      value: ratio('rate', 'as-one', 'as-one, no bus'),
+      min: 0.9,
     },
   ],
 }

@@ -6,7 +6,7 @@ import { setImmediate as turn } from 'node:timers/promises'
 export const WORKERS = 5
 const WINDOW = 8_000
 const ACK_EVERY = 1_000
-const TEXT = 'x'.repeat(88)
+const TEXT = 'x'.repeat(74)
 
 /** `onData` and `onAck` may return a promise of being heard. */
 export async function runWorker(index, { toReceivers, toPublisher, onData, onAck }) {
