@@ -9,11 +9,15 @@ export const DEFAULT_QUEUE_BYTES: number = 8 << 20
 /** What has been given to the socket cannot be taken back, so most of a backlog waits outside of it. */
 const MAX_SOCKET_BYTES = 1 << 20
 const COMPACT_AFTER = 1_024
+/** What a waiting frame takes beside its bytes. */
+const ENTRY_BYTES = 200
+/** Larger ones would leave holes in Node's pool of 8 KiB. */
+const POOLED_BYTES = 1 << 10
 /**
  * Waking a reader costs more than what it reads, so messages that follow within this time of a write share the next one …
  * The first after a pause goes at once.
  */
-const SHARE_MS = 1
+const SHARE_MS = 2
 /** … unless there are that many. */
 const SHARE_BYTES = 64 << 10
 
@@ -67,7 +71,7 @@ export function createLane(
 
   const isOpen = (): boolean => !(socket.writableEnded || socket.destroyed)
   const isClear = (): boolean => queue.length === 0 && socket.writableLength < socketBytes
-  const hasRoom = (bytes: number): boolean => queuedBytes + socket.writableLength + bytes <= maxBytes
+  const hasRoom = (frame: Buffer): boolean => queuedBytes + socket.writableLength + costOf(frame) <= maxBytes
 
   let wroteAt = Number.NEGATIVE_INFINITY
   let ending = false
@@ -101,7 +105,7 @@ export function createLane(
     const frame = compacted(given, 1)
     const entry = { frame, droppable }
     queue.push(entry)
-    queuedBytes += frame.length
+    queuedBytes += costOf(frame)
     return entry
   }
 
@@ -122,7 +126,7 @@ export function createLane(
       const entry = queue[oldest] as Entry
       if (!entry.droppable || !entry.frame) continue
       const { frame } = entry
-      queuedBytes -= frame.length
+      queuedBytes -= costOf(frame)
       entry.frame = undefined
       oldest++
       drop(frame)
@@ -159,7 +163,7 @@ export function createLane(
         const missing = notice()
         if (missing) writeNow(missing)
       }
-      queuedBytes -= frame.length
+      queuedBytes -= costOf(frame)
       writeNow(frame)
     }
     if (at >= queue.length) {
@@ -184,12 +188,12 @@ export function createLane(
   return {
     push(frame) {
       if (!isOpen()) return false
-      if (isClear() && lost.size === 0 && hasRoom(frame.length)) {
+      if (isClear() && lost.size === 0 && hasRoom(frame)) {
         writeNow(socket.writableNeedDrain ? compacted(frame, 8) : frame, isPatient(frame))
         return true
       }
-      if (overflow === 'drop-oldest') while (!hasRoom(frame.length) && dropOldest());
-      if (!hasRoom(frame.length)) {
+      if (overflow === 'drop-oldest') while (!hasRoom(frame) && dropOldest());
+      if (!hasRoom(frame)) {
         drop(frame)
         if (isClear()) pump(socketBytes) // nothing stands before the report, and no 'drain' will come
         return false
@@ -202,8 +206,8 @@ export function createLane(
     },
     offer(frame) {
       if (!isOpen()) return false
-      refused ||= !hasRoom(frame.length)
-      if (!hasRoom(frame.length)) return false
+      refused ||= !hasRoom(frame)
+      if (!hasRoom(frame)) return false
       write(frame)
       return true
     },
@@ -212,7 +216,7 @@ export function createLane(
       const frame = encodeControl(kind, value)
       const waiting = latest.get(kind)
       if (waiting?.frame) {
-        queuedBytes -= waiting.frame.length
+        queuedBytes -= costOf(waiting.frame)
         waiting.frame = undefined
       }
       if (isClear()) writeNow(frame)
@@ -226,7 +230,13 @@ export function createLane(
   }
 }
 
+const costOf = (frame: Buffer): number => frame.length + ENTRY_BYTES
+
 /** A frame is a view into all that was read with it, which would stay in memory as long as the frame waits. */
 function compacted(frame: Buffer, mostTimes: number): Buffer {
-  return frame.buffer.byteLength > mostTimes * frame.length ? Buffer.from(frame) : frame
+  if (frame.buffer.byteLength <= mostTimes * frame.length) return frame
+  if (frame.length < POOLED_BYTES) return Buffer.from(frame)
+  const copy = Buffer.allocUnsafeSlow(frame.length)
+  frame.copy(copy)
+  return copy
 }

@@ -4,7 +4,7 @@ import cluster from 'node:cluster'
 import { setImmediate as turn } from 'node:timers/promises'
 
 export const WORKERS = 5
-const WINDOW = 8_000
+const WINDOW = 16_000
 const ACK_EVERY = 1_000
 const TEXT = 'x'.repeat(74)
 
