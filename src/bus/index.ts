@@ -1,5 +1,4 @@
-export type { Bus, BusEvents, PublishOptions, Subscription } from './bus.ts'
-export { createBus, type MachineBus } from './bus.ts'
+export { createBus } from './bus.ts'
 export {
   type Announcement,
   announcedChannel,
@@ -10,6 +9,7 @@ export {
 export type { AnswerHandler, Gathered, GatherOptions, MissingReason } from './gather.ts'
 export type { Hub, Receipt } from './hub.ts'
 export { holdHub } from './hubs.ts'
+export type { Bus, BusEvents, MachineBus, PublishOptions, Subscription } from './interface.ts'
 export type { Overflow } from './lane.ts'
 export type { Member } from './members.ts'
 export type { BusOptions, TopicOptions } from './options.ts'

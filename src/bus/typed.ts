@@ -1,5 +1,5 @@
-import type { Bus, PublishOptions, Subscription } from './bus.ts'
 import type { Receipt } from './hub.ts'
+import type { Bus, PublishOptions, Subscription } from './interface.ts'
 import type { MessageMeta } from './receiver.ts'
 
 /** Topics that a key stands for: itself, or with `*` at its end all those below it. */

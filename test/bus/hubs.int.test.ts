@@ -1,6 +1,7 @@
 import { expect, onTestFinished, test } from 'vitest'
-import { type Bus, createBus } from '../../src/bus/bus.ts'
+import { createBus } from '../../src/bus/bus.ts'
 import { holdHub } from '../../src/bus/hubs.ts'
+import type { Bus } from '../../src/bus/interface.ts'
 import { createKeys } from '../../src/core/keys.ts'
 import { createRedisSource, type RedisSource } from '../../src/redis/source.ts'
 import { sharedRedis, sharedRedisClient, startRedis, testNamespace } from '../helpers/redis.ts'
