@@ -19,7 +19,7 @@ const bus = createBus({ topics: { order: { delivery: 'log', maxLen: 1_000 } } })
 
 // 'chat.*' would be every topic that begins with "chat." and has one more part. In the primary this does nothing.
 bus.subscribe('chat', (text, { from, self }) => keep(heard, { text, from: self ? 'me' : from }))
-bus.subscribe('order', (item, { sequence, from }) => keep(orders, { item, sequence, from }))
+const { ready } = bus.subscribe('order', (item, { sequence, from }) => keep(orders, { item, sequence, from }))
 
 // Messages this worker will never get: whoever keeps copies of what they told has to read it again.
 onBus('gap', ({ publisher, topic, from, to, count, cause }) =>
@@ -47,7 +47,7 @@ async function answer(req) {
     case 'GET /orders':
       return { ...me, orders }
     case 'GET /stats': {
-      const { results, missing } = await gather('stats', undefined, { timeout: 500 })
+      const { results, missing } = await gather('stats')
       return { results: results.map(({ value }) => value), missing } // missing: who has not answered, and why
     }
     default:
@@ -65,7 +65,11 @@ const server = createServer(async (req, res) => {
   }
 })
 
-const cluster = await runCluster(server)
+// A log begins for a subscriber where it ends at that moment: no request comes before this worker hears every order.
+const cluster = await runCluster(async () => {
+  await ready
+  return server
+})
 
 if (cluster.role === 'primary') {
   const { workers, redis } = cluster.status()
