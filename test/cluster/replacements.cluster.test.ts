@@ -32,6 +32,7 @@ const CLIENTS = [
   'chunked upload',
   'event stream',
   'silent, then a request',
+  'WebSocket',
 ]
 
 test('workers are replaced under mixed load without a failed request or a forced kill', async () => {

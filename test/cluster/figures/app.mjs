@@ -1,7 +1,10 @@
 // What replacements.mjs replaces, and nothing in it helps: a plain server, listening by itself.
 import { createServer } from 'node:http'
+import { createRequire } from 'node:module'
 
-export const app = (req, res) => {
+const { WebSocketServer } = createRequire(import.meta.url)('ws')
+
+const app = (req, res) => {
   if (req.url === '/events') {
     res.writeHead(200, { 'content-type': 'text/event-stream' })
     res.write('data: 1\n\n')
@@ -16,4 +19,11 @@ export const app = (req, res) => {
   req.on('end', () => setTimeout(() => res.end(String(bytes)), 20))
 }
 
-export const listen = (port) => createServer(app).listen(port, '127.0.0.1')
+export const serve = () => {
+  const server = createServer(app)
+  const echo = (socket) => socket.on('message', (data) => socket.send(String(data)))
+  new WebSocketServer({ server }).on('connection', echo)
+  return server
+}
+
+export const listen = (port) => serve().listen(port, '127.0.0.1')

@@ -1,10 +1,11 @@
-// What the documentation of node:cluster offers: fork a new one, wait until it listens, disconnect() the old one.
+// What the documentation of node:cluster offers: fork a new one, wait until it listens, disconnect() the old one, and
+// kill it when it has not gone 2 s later, which every open event stream and WebSocket leads to.
 import cluster from 'node:cluster'
 import { once } from 'node:events'
 import { listen } from './app.mjs'
 
 const [port, workers] = process.argv.slice(2).map(Number)
-const KILL_AFTER_MS = 5_000
+const KILL_AFTER_MS = 2_000
 
 if (cluster.isPrimary) {
   let forced = 0
@@ -20,7 +21,7 @@ if (cluster.isPrimary) {
       old.disconnect()
       const timer = setTimeout(() => {
         forced += 1
-        old.process.kill('SIGKILL')
+        old.process.kill()
       }, KILL_AFTER_MS)
       await gone
       clearTimeout(timer)

@@ -1,8 +1,8 @@
 import { runCluster } from 'as-one'
-import { app } from './app.mjs'
+import { serve } from './app.mjs'
 
 const [port, workers] = process.argv.slice(2).map(Number)
-const cluster = await runCluster(app, { port, host: '127.0.0.1', workers, name: 'figures' })
+const cluster = await runCluster(serve, { port, host: '127.0.0.1', workers, name: 'figures' })
 if (cluster.role === 'primary') {
   let forced = 0
   cluster.on('worker-exited', (_worker, exit) => {

@@ -1,11 +1,13 @@
 /**
  * Worker replacements under mixed load, and what the clients see:
- * `node test/cluster/figures/replacements.mjs ours|bare|pm2 [replacements]`. PM2 comes from PM2_BIN: it is under the
- * AGPL, so no dependency of this package. Prints one line of JSON.
+ * `node test/cluster/figures/replacements.mjs ours|bare|pm2 [replacements]` prints one line of JSON,
+ * `… all [replacements of ours] [of the others]` a table of all three. PM2 comes from PM2_BIN: it is under the AGPL, so
+ * no dependency of this package.
  */
-import { execFile, fork } from 'node:child_process'
+import { execFile, execFileSync, fork } from 'node:child_process'
 import { mkdtempSync, rmSync } from 'node:fs'
 import http from 'node:http'
+import { createRequire } from 'node:module'
 import net from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -13,7 +15,12 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 
-const [kind = 'ours', wanted = '200'] = process.argv.slice(2)
+const [kind = 'ours', wanted = '200', ofOthers = '40'] = process.argv.slice(2)
+if (kind === 'all') {
+  compare()
+  process.exit()
+}
+const { WebSocket } = createRequire(import.meta.url)('ws')
 const WORKERS = 4
 const HUNG_MS = 15_000
 const state = mkdtempSync(join(tmpdir(), 'as-one-'))
@@ -55,6 +62,7 @@ try {
     ...several(2, 'chunked upload', () => false, upload),
     ...several(2, 'event stream', () => false, eventStream),
     ...several(6, 'silent, then a request', () => false, silent),
+    ...several(3, 'WebSocket', () => false, webSocket),
   ]
   await sleep(500)
   while (result.replacements < Number(wanted)) {
@@ -70,6 +78,19 @@ try {
 result.seconds = Math.round((performance.now() - begun) / 1_000)
 console.log(JSON.stringify(result))
 process.exit()
+
+function compare() {
+  const kinds = process.env.PM2_BIN ? ['ours', 'bare', 'pm2'] : ['ours', 'bare']
+  const rows = kinds.map((each) => {
+    const args = [process.argv[1], each, each === 'ours' ? wanted : ofOthers]
+    const { failures, byClient, ...row } = JSON.parse(
+      execFileSync(process.execPath, args, { encoding: 'utf8' }),
+    )
+    console.error(JSON.stringify({ kind: each, failures, byClient }))
+    return { ...row, 'failed per 100': Math.round((100 * row.failed) / row.replacements) }
+  })
+  console.table(rows)
+}
 
 function several(count, name, open, once) {
   return Array.from({ length: count }, async () => {
@@ -134,6 +155,32 @@ function eventStream() {
       response.once('error', () => {})
     })
     request.once('error', (error) => (stopping ? done() : fail(error)))
+  })
+}
+
+/** Sent away with 1001 it connects again, as its libraries do; closed in any other way, or left without an echo, it has failed. */
+function webSocket() {
+  return new Promise((done, fail) => {
+    const socket = new WebSocket(`ws://127.0.0.1:${port}`)
+    let unanswered = 0
+    let timer
+    socket.on('open', () => {
+      timer = setInterval(() => {
+        if (stopping) return socket.close()
+        if (unanswered > HUNG_MS / 50) return socket.terminate()
+        unanswered += 1
+        socket.send('x')
+      }, 50)
+    })
+    socket.on('message', () => {
+      unanswered = 0
+    })
+    socket.on('error', () => {}) // 'close' follows
+    socket.on('close', (code) => {
+      clearInterval(timer)
+      if (code === 1001 || stopping) done()
+      else fail(new Error(`closed with ${code}`))
+    })
   })
 }
 
