@@ -59,6 +59,8 @@ interface Reload {
   readonly pending: Set<number>
   /** The first replacement goes alone: a version that cannot start costs one fork, not a quarter of the fleet. */
   canary: boolean
+  /** Of a rolling one, that has replaced some already and cannot take that back. */
+  attemptsLeft: number
   resolve(): void
   reject(error: SharedStateError): void
 }
@@ -91,6 +93,8 @@ const HAND_OVER_MS = 100
 /** Of a worker that has not told yet. */
 const UNKNOWN_MEMORY_BYTES = 100 * 2 ** 20
 const MEMORY_MARGIN = 1.25
+/** Once a version has come up in one slot, what keeps it from another one may be of the moment. */
+const ROLLING_ATTEMPTS = 3
 
 export function createSupervisor(options: SupervisorOptions): Supervisor {
   const events = new EventEmitter<SupervisorEvents>()
@@ -132,8 +136,8 @@ export function createSupervisor(options: SupervisorOptions): Supervisor {
   function fill(slot: Slot): void {
     if (slot.next || (reload?.how === 'stop-first' && leaving.size > 0)) return
     const due = performance.now() >= slot.retryAt
-    if (slot.current ? mayReload(slot) || (slot.replaceWanted && due) : due && !slot.parked)
-      slot.next = fork(slot)
+    if (!due) return
+    if (slot.current ? mayReload(slot) || slot.replaceWanted : !slot.parked) slot.next = fork(slot)
   }
 
   function mayReload(slot: Slot): boolean {
@@ -248,8 +252,9 @@ export function createSupervisor(options: SupervisorOptions): Supervisor {
     slot.next = undefined
     lastReason = reasonOf(worker, exit)
     if (slot.firstBoot === 'pending') slot.firstBoot = 'failed'
-    if (reload?.generation === worker.generation) failReload(worker, exit)
-    if (slot.current && !slot.replaceWanted) tell('worker-exited', worker, exit, undefined)
+    const isTriedAgain = reload?.generation === worker.generation && !failsReload(reload)
+    if (!isTriedAgain && reload?.generation === worker.generation) failReload(worker, exit)
+    if (slot.current && !slot.replaceWanted && !isTriedAgain) tell('worker-exited', worker, exit, undefined)
     else backOff(slot, worker, exit)
   }
 
@@ -276,6 +281,12 @@ export function createSupervisor(options: SupervisorOptions): Supervisor {
     slot.retryAt = performance.now() + delayMs
     tell('worker-exited', worker, exit, slot.parked ? undefined : delayMs)
     if (slot.parked) tell('worker-parked', worker, exit)
+  }
+
+  function failsReload(of: Reload): boolean {
+    if (of.how !== 'rolling' || of.canary) return true
+    of.attemptsLeft -= 1
+    return of.attemptsLeft <= 0
   }
 
   function failReload(worker: WorkerHandle, exit: WorkerExit): void {
@@ -322,7 +333,7 @@ export function createSupervisor(options: SupervisorOptions): Supervisor {
   function scheduleRetry(): void {
     clearTimeout(retryTimer)
     const waiting = [...slots.values()]
-      .filter((slot) => !slot.next && (slot.current ? slot.replaceWanted : !slot.parked))
+      .filter((slot) => !slot.next && (slot.current ? slot.replaceWanted || mayReload(slot) : !slot.parked))
       .map((slot) => slot.retryAt)
     if (waiting.length > 0)
       retryTimer = setTimeout(reconcile, Math.max(1, Math.min(...waiting) - performance.now()))
@@ -343,7 +354,8 @@ export function createSupervisor(options: SupervisorOptions): Supervisor {
     if (stopping) return Promise.reject(new SharedStateError('ERR_AS_ONE_CLOSED', 'the cluster is stopping'))
     generation += 1
     const { promise, resolve, reject } = settleable()
-    reload = { how, generation, pending: new Set(slots.keys()), canary: true, resolve, reject }
+    const pending = new Set(slots.keys())
+    reload = { how, generation, pending, canary: true, attemptsLeft: ROLLING_ATTEMPTS, resolve, reject }
     for (const slot of slots.values()) {
       slot.parked = false
       slot.retryAt = 0 // a slot that waits out a crash of the old version has no reason to wait for the new one

@@ -1,10 +1,10 @@
 import { join } from 'node:path'
-import { expect, test } from 'vitest'
+import { describe, expect, test } from 'vitest'
 import { tempDir } from '../helpers/cleanup.ts'
 import { isAlive, until } from '../helpers/fork.ts'
 import { steadyLoad } from '../helpers/http.ts'
 import { isLong, long } from '../helpers/long.ts'
-import { fixture, startCluster, type TestCluster, writeApp } from './start-cluster.ts'
+import { fixture, startCluster, type TestCluster, workersOf, writeApp } from './start-cluster.ts'
 
 const quick = { drain: { linger: '200ms' } }
 
@@ -241,5 +241,73 @@ test('restart: never two versions at once', async () => {
   await until(async () => (await cluster.who()).version === '4', {
     what: 'the repaired version',
     deadline: 30_000,
+  })
+})
+
+describe('where there is not memory for both sets of workers', () => {
+  const start = (app?: string) =>
+    startCluster({
+      ...(app !== undefined && { app }),
+      options: { ...quick, workers: 3, backoff: { min: 100, max: 200 } },
+      env: { NODE_OPTIONS: '--import data:text/javascript,process.availableMemory=()=>0' },
+    })
+
+  test('slots are replaced one after the other, under load without a failed request', async () => {
+    const cluster = await start()
+    const load = mixedLoad(cluster)
+    const before = await cluster.pids()
+    let most = 0
+    let reloading = true
+    const reload = cluster.tell('reload').finally(() => {
+      reloading = false
+    })
+    while (reloading) {
+      most = Math.max(most, workersOf(cluster.primary.pid).length)
+      await new Promise((resolve) => setTimeout(resolve, 20))
+    }
+    await reload
+    for (const pid of await cluster.pids()) expect(before).not.toContain(pid)
+    expect(most).toBe(4) // those there are, and one
+    expect((await load.stop()).failures).toEqual([])
+  })
+
+  test('a version that does not come up costs nobody; one that fails in a later slot is tried three times, and then told', async () => {
+    const app = join(tempDir(), 'app.mjs')
+    const failed = join(tempDir(), 'failed')
+    writeApp(app, '1')
+    const cluster = await start(app)
+    const before = await cluster.pids()
+    writeApp(app, '2', "throw new Error('broken')")
+    await expect(cluster.tell('reload')).rejects.toMatchObject({
+      message: expect.stringMatching(/^reload failed, the old workers stay: .*Error: broken/s),
+    })
+    expect(await cluster.pids()).toEqual(before)
+
+    // What fails once, for want of memory for one, does not leave two versions.
+    const oneTime = `import { existsSync, writeFileSync } from 'node:fs'
+      if (process.env.AS_ONE_WORKER === '2' && !existsSync(${JSON.stringify(failed)})) {
+        writeFileSync(${JSON.stringify(failed)}, '')
+        throw new Error('for the moment')
+      }`
+    writeApp(app, '3', oneTime)
+    await cluster.tell('reload')
+    for (let i = 0; i < 6; i++) expect((await cluster.who()).version).toBe('3')
+
+    writeApp(app, '4', "if (process.env.AS_ONE_WORKER === '2') throw new Error('not as the third')")
+    const exits = () => cluster.events('worker-exited').filter(({ exit }) => exit?.code === 1).length
+    const soFar = exits()
+    await expect(cluster.tell('reload')).rejects.toMatchObject({
+      code: 'ERR_AS_ONE_RELOAD',
+      message: expect.stringMatching(
+        /^reload failed, 2 of 3 workers run the new version already, the others stay: worker 2 .*not as the third/s,
+      ),
+    })
+    expect(exits() - soFar).toBe(3)
+    const versions = new Set<string | undefined>()
+    for (let i = 0; i < 6; i++) versions.add((await cluster.who()).version)
+    expect(versions).toEqual(new Set(['3', '4']))
+    writeApp(app, '5')
+    await cluster.tell('reload')
+    for (let i = 0; i < 6; i++) expect((await cluster.who()).version).toBe('5')
   })
 })
