@@ -34,6 +34,7 @@ export function startBeating(connections: Connections, tell: (beat: Beat) => voi
   const delays = monitorEventLoopDelay({ resolution: DELAY_RESOLUTION_MS })
   delays.enable()
   let before = sample()
+  let memory = 0
   function sample() {
     const { user, system } = process.cpuUsage()
     return {
@@ -50,10 +51,11 @@ export function startBeating(connections: Connections, tell: (beat: Beat) => voi
     const loopDelayP99Ms = Math.max(0, delays.percentile(99) / 1e6 - DELAY_RESOLUTION_MS)
     delays.reset()
     const ms = now.at - last.at
+    memory = memoryOr(memory)
     tell({
       ...connections.counts(),
       requestsPerSecond: ((now.requests - last.requests) * 1_000) / ms,
-      memory: process.memoryUsage.rss(),
+      memory,
       heap: getHeapStatistics().used_heap_size,
       cpu: (now.cpuMs - last.cpuMs) / ms,
       utilization: performance.eventLoopUtilization(now.loop, last.loop).utilization,
@@ -61,4 +63,13 @@ export function startBeating(connections: Connections, tell: (beat: Beat) => voi
       inspected: inspector.url() !== undefined,
     })
   }, BEAT_MS).unref()
+}
+
+/** Reading it takes a file descriptor. An app that has none left must not die of what its supervisor wants to know. */
+function memoryOr(last: number): number {
+  try {
+    return process.memoryUsage.rss()
+  } catch {
+    return last
+  }
 }

@@ -2,7 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { expect, test } from 'vitest'
 import { isAlive, until } from '../helpers/fork.ts'
 import { request, steadyLoad } from '../helpers/http.ts'
-import { isLong } from '../helpers/long.ts'
+import { isLong, long } from '../helpers/long.ts'
 import { sendSignal } from '../helpers/processes.ts'
 import { startCluster, type TestCluster } from './start-cluster.ts'
 
@@ -16,25 +16,54 @@ async function hang(cluster: TestCluster): Promise<number> {
 
 test('a worker whose loop is blocked is killed and replaced while the others serve', async () => {
   const cluster = await startCluster({ options: quick })
-  const hung = await hang(cluster)
-  const since = performance.now()
   await using load = steadyLoad({ url: cluster.url, clients: 2, timeout: 20_000 })
-  await until(() => cluster.events('worker-exited').some(({ pid }) => pid === hung), {
-    what: 'the hung worker to be killed',
-    deadline: 20_000,
-  })
-  const killedMs = performance.now() - since
-  await until(() => cluster.events('worker-ready').length === 1, { what: 'the replacement' })
-  console.info(
-    `[hang] hangTimeout 2 s: killed after ${Math.round(killedMs)} ms, replaced after ${Math.round(performance.now() - since)} ms`,
-  )
-  expect(killedMs).toBeGreaterThan(900) // it may have told up to a second before it hung
+  const killed: number[] = []
+  const replaced: number[] = []
+  for (let round = 0; round < long(1, 10); round++) {
+    const before = cluster.events('worker-ready').length
+    const words = cluster.primary.lines.length
+    request(`${cluster.url}/hang`, { timeout: 60_000 }).catch(() => {}) // never answered
+    const hung = await cluster.primary.waitFor(() => {
+      const [, pid] = /hanging (\d+)/.exec(cluster.primary.lines.slice(words).join()) ?? []
+      return Number(pid)
+    })
+    const since = performance.now()
+    await until(() => cluster.events('worker-exited').some(({ pid }) => pid === hung), {
+      what: 'the hung worker to be killed',
+      deadline: 20_000,
+    })
+    killed.push(performance.now() - since)
+    await until(() => cluster.events('worker-ready').length > before, { what: 'the replacement' })
+    replaced.push(performance.now() - since)
+    expect(killed.at(-1)).toBeGreaterThan(900) // it may have told up to a second before it hung
+  }
+  console.info(`[hang] hangTimeout 2 s: killed after ${spread(killed)}, replaced after ${spread(replaced)}`)
   const { ok, reasons } = await load.stop()
-  expect(reasons).toEqual({})
+  // A connection that it had taken in the moment before is lost with it; those that wait for it go to the others.
+  const { ECONNRESET: taken = 0, ...others } = reasons
+  expect(others).toEqual({})
+  expect(taken).toBeLessThanOrEqual(killed.length)
   expect(ok).toBeGreaterThan(10)
   expect(cluster.primary.stderr()).toMatch(
     /was ended by SIGKILL, next attempt in \d+ ms: its event loop has been blocked for 2000 ms \(hangTimeout\)/,
   )
+})
+
+function spread(all: readonly number[]): string {
+  const sorted = all.map(Math.round).sort((a, b) => a - b)
+  return `${sorted[sorted.length >> 1]} ms (median of ${sorted.length}, worst ${sorted.at(-1)})`
+}
+
+test('a worker that hangs while it drains is killed at the deadline of its drain, and the reload goes on', async () => {
+  const cluster = await startCluster({ options: { drain: { linger: '500ms', reloadTimeout: '1500ms' } } })
+  const before = await cluster.pids()
+  await hang(cluster)
+  await cluster.tell('reload')
+  for (const pid of await cluster.pids()) expect(before).not.toContain(pid)
+  const forced = cluster.events('worker-exited').filter(({ exit }) => exit?.forced)
+  expect(forced).toHaveLength(1)
+  expect(cluster.primary.stderr()).toMatch(/did not stop in time and was killed$/m)
+  await cluster.who()
 })
 
 test('a primary that was stopped kills nobody for its silence', async () => {

@@ -12,6 +12,9 @@ export interface ClusterStart {
   /** Of runCluster. */
   options?: Record<string, unknown>
   args?: readonly string[]
+  /** What runs the script, and what stands before it: see runNode. */
+  node?: string
+  nodeArgs?: readonly string[]
   env?: Record<string, string | undefined>
   /** File of the app module. @default app.mjs */
   app?: string
@@ -76,6 +79,8 @@ export async function spawnCluster(start: ClusterStart = {}): Promise<TestCluste
   const primary = runNode(start.script ?? fixture('server.mjs'), {
     ipc: true,
     args: start.args ?? [],
+    ...(start.node !== undefined && { node: start.node }),
+    ...(start.nodeArgs && { nodeArgs: start.nodeArgs }),
     env: {
       PORT: String(port),
       OPTIONS: JSON.stringify({
