@@ -73,7 +73,8 @@ export async function hostApp(
     if (!handle || state !== 'online')
       throw new SharedStateError('ERR_AS_ONE_CONTROL', `${name} is ${state}: try again in a moment`)
     if (request.command === 'scale') {
-      handle.scale((/^[+-]/.test(request.to ?? '') ? request.to : Number(request.to)) as number)
+      const to = request.to ?? ''
+      handle.scale(/^\d+$/.test(to) ? Number(to) : (to as '+1'))
       reply({ type: 'done', text: String(handle.status().desired) })
       return
     }

@@ -36,6 +36,7 @@ function fail(message: string): void {
     .replace(/^error: /, '')
     .trim()
     .replace(/\s*\n\s*/g, ' ')
+    .replace(/^unknown command '[^']*'$/, '$&; as-one --help lists them')
   process.stderr.write(`as-one: ${line}\n`)
 }
 

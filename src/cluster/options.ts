@@ -264,7 +264,7 @@ function healthOf(reader: OptionReader): HealthOptions | undefined {
   if (given === undefined || given === false) return undefined
   const health = reader.nested('health')
   const port = health.integer('port', undefined, 0, 65_535)
-  if (port === undefined && typeof given === 'object') health.mistake('port', 'is missing')
+  if (typeof given === 'object' && health.raw('port') === undefined) health.mistake('port', 'is missing')
   const token = health.string('token', undefined)
   if (token !== undefined && token.length < MIN_TOKEN_LENGTH)
     health.mistake(

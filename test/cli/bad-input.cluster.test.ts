@@ -85,8 +85,9 @@ describe('one app', () => {
       place.run('run', 'shop.cjs'),
       place.run('rload', 'shop'),
       place.run('logs', 'shop', '--lines', 'x'),
+      place.run('frobnicate'),
     ])
-    expect(outcomes.map(({ code }) => code)).toEqual([1, 1, 1, 1, 1, 1, 1])
+    expect(outcomes.map(({ code }) => code)).toEqual([1, 1, 1, 1, 1, 1, 1, 1])
     const errors = outcomes.map(({ stderr }) => stderr)
     expect(errors[0]).toBe("as-one: there is no app 'shpo'; did you mean shop?\n")
     expect(errors[1]).toMatch(/a number, \+N or -N is needed, got 'many'/)
@@ -95,11 +96,13 @@ describe('one app', () => {
     expect(errors[4]).toMatch(/shop runs already/)
     expect(errors[5]).toMatch(/unknown command 'rload' \(Did you mean reload\?\)/)
     expect(errors[6]).toMatch(/--lines must be 0 to 10000/)
+    expect(errors[7]).toMatch(/unknown command 'frobnicate'; as-one --help lists them/)
 
     const path = socketOf(place)
     expect(await say(path, 'hello\n')).toMatch(/"type":"error".*one line of JSON/)
     expect(await say(path, '{"v":2,"command":"stop"}\n')).toMatch(/understands version 1 .*, not 2/)
     expect(await say(path, '{"v":1,"command":"eval"}\n')).toMatch(/command must be one of/)
+    expect(await say(path, '{"v":1,"command":"scale","to":"x"}\n')).toMatch(/got 'x' with 1 running/)
     expect(await say(path, 'x'.repeat(70_000))).toMatch(/a request may have 65536 bytes/)
     expect(await place.who()).toMatchObject({ version: '1' })
   })

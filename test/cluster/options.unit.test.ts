@@ -214,6 +214,8 @@ test('limits, hang detection and the health port', () => {
   ).toThrow(
     /recycle\.maxMemory must be a size.*hangTimeout must be a duration.*at least 2000 ms.*health\.port is missing.*health\.token must have at least 16 characters/s,
   )
+  const once = /^runCluster: health\.port must be a whole number from 0 to 65535, got 99999$/
+  expect(() => resolveClusterOptions({ health: { port: 99_999 } }, {})).toThrow(once)
   expect(() => resolveClusterOptions({ max_memory_restart: '1gb' }, {})).toThrow(
     /did you mean recycle\.maxMemory/,
   )
