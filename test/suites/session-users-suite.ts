@@ -320,6 +320,22 @@ export function sessionUsersSuite(name: string, open: () => Promise<SuiteRedis>)
       expect(servers.map(({ open }) => open())).toEqual([0, 0])
     })
 
+    test('a login as somebody else closes what was open for the old id: rights are not passed on', async () => {
+      const namespace = where.namespace()
+      const workers = [await site(namespace), await site(namespace)]
+      const { port } = await socketServer(workers[0] as Site)
+      const jar = await visitor(workers[0]?.url ?? '', '/login/ada')
+      const socket = upgrade(port, jar)
+      await until(() => socket.text().includes('User: ada'), { what: 'the upgrade' })
+      const heard: Revoked[] = []
+      workers[0]?.sessions.onRevoked((revoked) => heard.push(revoked))
+      await get(`${workers[1]?.url}/login/eve`, { jar })
+      await until(() => socket.ended(), { what: 'the socket to be closed' })
+      expect(socket.text()).toMatch(/rotated$/)
+      await until(() => heard.length > 0, { what: 'word of it' })
+      expect(heard).toEqual([{ id: expect.any(String), userId: 'ada', reason: 'rotated' }])
+    })
+
     test('a socket follows a rotation, and is closed when its session expires or is deleted by somebody else', async () => {
       const namespace = where.namespace()
       const one = await site(namespace, { touchEvery: 0 })
