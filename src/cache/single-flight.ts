@@ -103,6 +103,7 @@ export class SingleFlight {
   readonly #loads = new Map<string, Promise<unknown>>()
   /** The loads that the running code is part of: waiting for one of them would last for ever. */
   readonly #inside = new AsyncLocalStorage<ReadonlySet<string>>()
+  #loadersRunning = 0
   readonly #gone = new Set<string>()
   readonly #slots: Slots
 
@@ -134,9 +135,10 @@ export class SingleFlight {
     if (this.#refreshing.has(key) || this.#flights.has(key)) return
     this.#refreshing.add(key)
     const flight = this.#begin(key)
+    const replace = () => this.#replace(flight, request, token)
     // Nobody waits for it, so it is inside of nothing.
-    this.#inside
-      .run(NOWHERE, () => this.#replace(flight, request, token))
+    const replacing = this.#inside.getStore() === undefined ? replace() : this.#inside.run(NOWHERE, replace)
+    replacing
       .catch((error: unknown) => {
         if (isUnavailable(error)) this.#tellUnavailable('refresh', error)
         else this.#context.events.emit('load-failed', { key, error })
@@ -354,15 +356,26 @@ export class SingleFlight {
   async #run(flight: Flight, { key, loader, load }: LoadRequest): Promise<Loaded> {
     const { counters, values } = this.#context
     counters.loads += 1
-    const inside = new Set([...(this.#inside.getStore() ?? []), flight.token])
     const context = new OwnLoadContext(flight.stale?.value)
-    const value = await this.#inside.run(inside, loader, context)
+    const value = await this.#runInside(flight.token, () => loader(context))
     const { graceMs, negativeMs } = load
     const { ttlMs } = context
     if (value === undefined) return { payload: values.nothing, ttlMs: ttlMs ?? negativeMs ?? 0, graceMs: 0 }
     const payload = values.encode(key, value)
     if (value === null && negativeMs !== undefined) return { payload, ttlMs: ttlMs ?? negativeMs, graceMs: 0 }
     return { payload, ttlMs: ttlMs ?? withJitter(load.ttlMs, load.jitter), graceMs }
+  }
+
+  /** As long as an AsyncLocalStorage is in use, Node 20 calls a hook for every promise of the process. */
+  async #runInside(token: string, load: () => unknown): Promise<unknown> {
+    const inside = new Set([...(this.#inside.getStore() ?? []), token])
+    this.#loadersRunning += 1
+    try {
+      return await this.#inside.run(inside, load)
+    } finally {
+      this.#loadersRunning -= 1
+      if (this.#loadersRunning === 0) this.#inside.disable()
+    }
   }
 
   /** An outage of Redis must not become one of the database: few at a time, and each answer serves for a while. */
