@@ -1,5 +1,5 @@
 #!/usr/bin/env node
-// npm run bench [suite…] [-- --case TCP] [--rounds 4] [--profile] [--save]; see README.md.
+// npm run bench [suite…] [-- --case TCP] [--rounds 4] [--bars] [--profile] [--save]; see README.md.
 import { readdirSync } from 'node:fs'
 import { parseArgs } from 'node:util'
 import { missingLoadGenerator } from './harness/load.mjs'
@@ -21,6 +21,7 @@ const { positionals, values } = parseArgs({
     seconds: { type: 'string' },
     profile: { type: 'boolean', default: false },
     smoke: { type: 'boolean', default: false },
+    bars: { type: 'boolean', default: false },
     save: { type: 'boolean', default: false },
   },
 })
@@ -85,7 +86,10 @@ async function measure(suites) {
   )
   for (const suite of suites) {
     const absent = absentContenders(suite)
-    const cases = suite.cases.filter(({ name }) => !values.case || name === values.case)
+    const judged = new Set(suite.bars.map((bar) => bar.case))
+    const cases = suite.cases.filter(
+      ({ name }) => (!values.case || name === values.case) && (!values.bars || judged.has(name)),
+    )
     if (cases.length === 0) throw new Error(`${suite.name} has no case ${values.case}`)
     const on = await machine(suite.libraries ?? [])
     console.log(`\n## ${suite.title}\n\n${suite.about}\n\n${machineLines(on)}`)

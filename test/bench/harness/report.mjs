@@ -14,7 +14,7 @@ const COLUMNS = {
 }
 
 /** A case as Markdown: one line per contender, medians over the rounds. */
-export function tableOf(suite, { name, names, rounds, figures, facts, verdicts }) {
+export function tableOf(suite, { name, names, rounds, broken = [], figures, facts, verdicts }) {
   const columns = suite.columns.map((key) => (typeof key === 'string' ? { key, ...columnOf(key) } : key))
   const shown = columns.filter(({ key }) =>
     names.some((each) => cellOf(figures, facts, each, key) !== undefined),
@@ -34,6 +34,7 @@ export function tableOf(suite, { name, names, rounds, figures, facts, verdicts }
     markdown(head, rows),
     `Medians of ${rounds} interleaved rounds; spread: half the quartile distance.`,
   ]
+  if (broken.length > 0) parts.push(`Measured again, and not among them: ${broken.join('; ')}.`)
   const commands = names
     .filter((each) => facts[each]?.commands?.length > 0)
     .map(

@@ -1,12 +1,14 @@
 import { watchOthers } from './foreign.mjs'
 import { median, spread, verdictOf } from './verdict.mjs'
 
-const DEFAULTS = { sittings: 2, mostSittings: 4, rounds: 4, sampleMs: 2_000, warmUpMs: 4_000 }
+const DEFAULTS = { sittings: 3, mostSittings: 4, rounds: 4, sampleMs: 1_000, warmUpMs: 2_000 }
 
 /** A round during which others used more than this share of the machine says little, and is measured again … */
 const QUIET = 0.04
 /** … as often as this, per round that is wanted. A machine that is never quiet gives wide intervals instead. */
 const MOST_REPEATS = 0.5
+/** A round in which a contender left requests unanswered is told with the results and repeated, so often in a case. */
+const MOST_BROKEN = 2
 
 /**
  * One case of a suite: all contenders are open at the same time and measured in turn, forwards and backwards, so that
@@ -20,18 +22,21 @@ export async function runCase(suite, { name, contenders, ...own }, { options, sa
     (bar) => bar.case === name && barNeeds(bar).every((each) => names.includes(each)),
   )
   const rounds = []
+  const broken = []
   let facts = {}
   let verdicts = []
   for (let sitting = 0; sitting < plan.mostSittings; sitting++) {
     if (sitting >= plan.sittings && !verdicts.some(({ verdict }) => verdict === 'undecided')) break
     say(`${suite.name}, ${name}: sitting ${sitting + 1}`)
-    facts = await sit(contenders, names, plan, rounds, say)
+    const told = await sit(contenders, names, { ...plan, sitting }, { rounds, broken }, say)
+    facts = told ?? facts
     verdicts = bars.map((bar) => ({ ...bar, ...verdictOf(bar, rounds, facts) }))
   }
   return {
     name,
     names,
     rounds: rounds.length,
+    broken,
     figures: figuresOf(names, rounds),
     facts,
     verdicts,
@@ -39,7 +44,7 @@ export async function runCase(suite, { name, contenders, ...own }, { options, sa
   }
 }
 
-async function sit(contenders, names, plan, rounds, say) {
+async function sit(contenders, names, plan, { rounds, broken }, say) {
   const open = new Map()
   try {
     for (const name of names) open.set(name, await contenders[name]({ smoke: false }))
@@ -49,10 +54,23 @@ async function sit(contenders, names, plan, rounds, say) {
     }
     let repeats = plan.rounds * MOST_REPEATS
     for (let i = 0; i < plan.rounds; ) {
-      const round = {}
+      const round = { sitting: plan.sitting }
       const others = watchOthers()
-      for (const name of i % 2 ? names.toReversed() : names)
-        round[name] = await open.get(name).sample(plan.sampleMs)
+      try {
+        for (const name of i % 2 ? names.toReversed() : names) {
+          round[name] = await open
+            .get(name)
+            .sample(plan.sampleMs)
+            .catch((error) => {
+              throw new Error(`${name}: ${error.message}`)
+            })
+        }
+      } catch (error) {
+        broken.push(error.message)
+        if (broken.length > MOST_BROKEN) throw error
+        say(`  not counted, ${error.message}`)
+        continue
+      }
       const share = others()
       const told = names.map((name) => `${name} ${Math.round(round[name].rate)}/s`).join(', ')
       if (share > QUIET && repeats > 0) {
@@ -64,6 +82,7 @@ async function sit(contenders, names, plan, rounds, say) {
       rounds.push(round)
       say(`  round ${i}: ${told}`)
     }
+    if (plan.sitting > 0) return undefined // commands and memory are no matter of luck
     const facts = {}
     for (const [name, subject] of open) {
       facts[name] = { ...(await subject.facts?.()), ...(subject.readyMs && { readyMs: subject.readyMs }) }

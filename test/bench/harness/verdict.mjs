@@ -16,12 +16,16 @@ export function spread(values) {
 
 const RESAMPLES = 4_000
 
-/** 95 % confidence interval of the median, by bootstrap; the same numbers give the same interval. */
-export function confidence(values) {
+/**
+ * 95 % confidence interval of the median, by bootstrap; the same numbers give the same interval. Rounds of one sitting
+ * share its luck, so sittings are drawn first and rounds within them: otherwise the next run would be outside too often.
+ */
+export function confidence(sittings) {
   const random = generator(12_345)
-  const medians = Array.from({ length: RESAMPLES }, () =>
-    median(values.map(() => values[Math.floor(random() * values.length)])),
-  ).sort((a, b) => a - b)
+  const draw = (from) => from.map(() => from[Math.floor(random() * from.length)])
+  const medians = Array.from({ length: RESAMPLES }, () => median(draw(sittings).flatMap(draw))).sort(
+    (a, b) => a - b,
+  )
   return [medians[Math.floor(RESAMPLES * 0.025)], medians[Math.ceil(RESAMPLES * 0.975) - 1]]
 }
 
@@ -35,7 +39,7 @@ export function verdictOf(bar, rounds, facts) {
     return { figure, low: figure, high: figure, verdict: isGood(bar, figure) ? 'met' : 'not met' }
   }
   const values = rounds.map(bar.value)
-  const [low, high] = confidence(values)
+  const [low, high] = confidence(bySitting(rounds).map((each) => each.map(bar.value)))
   const both = [isGood(bar, low), isGood(bar, high)]
   const verdict = both.every(Boolean) ? 'met' : both.some(Boolean) ? 'undecided' : 'not met'
   return { figure: median(values), low, high, verdict }
@@ -43,6 +47,12 @@ export function verdictOf(bar, rounds, facts) {
 
 const isGood = ({ min = Number.NEGATIVE_INFINITY, max = Number.POSITIVE_INFINITY }, figure) =>
   figure >= min && figure <= max
+
+function bySitting(rounds) {
+  const sittings = new Map()
+  for (const round of rounds) sittings.set(round.sitting, [...(sittings.get(round.sitting) ?? []), round])
+  return [...sittings.values()]
+}
 
 /** mulberry32 */
 function generator(seed) {

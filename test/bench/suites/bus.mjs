@@ -103,7 +103,6 @@ Redis is reached over a unix socket.
 Connections: 64 clients open a new one for each request to five workers, one of which publishes at a fixed rate; what
 the bus itself takes of the two cores is missing there, too.`,
   libraries: ['ioredis'],
-  plan: { rounds: 6, sampleMs: 1_000, warmUpMs: 2_000 },
   plot: { metric: 'rate', title: 'Messages per second', unit: '/s', less: false },
   columns: [
     'rate',

@@ -23,7 +23,7 @@ alone, with nothing to invalidate. \`L2 hit\`: 32 reads at a time from Redis, wi
 the system's, for a write and a read of the socket each, so there it is told and no bar.`,
   needs: { bentocache: ['bentocache'], 'cache-manager': ['cache-manager'], cacheable: ['cacheable'] },
   libraries: ['bentocache', 'cache-manager', 'cacheable', 'ioredis', 'lru-cache'],
-  plan: { rounds: 6, sampleMs: 500, warmUpMs: 1_000 },
+  plan: { sampleMs: 500, warmUpMs: 1_000 },
   plot: { metric: 'appUs', title: 'CPU per operation', unit: 'µs' },
   columns: ['rate', 'appUs', 'redisUs', 'sent', 'bytes'],
   cases: [

@@ -28,7 +28,7 @@ RateLimiterRedis (rate-limiter-flexible) and rate-limit-redis (the store of expr
 admit twice the limit across an edge. The hot key is wanted by four processes; their CPU is not in \`appUs\`.`,
   needs: { 'rate-limit-redis': ['rate-limit-redis'] },
   libraries: ['rate-limiter-flexible', 'rate-limit-redis', 'ioredis'],
-  plan: { rounds: 6, sampleMs: 500, warmUpMs: 1_000 },
+  plan: { sampleMs: 500, warmUpMs: 1_000 },
   plot: { metric: 'appUs', title: 'CPU per decision', unit: 'µs' },
   columns: ['rate', 'appUs', 'redisUs', 'sent', 'bytes'],
   cases: [

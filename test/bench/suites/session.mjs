@@ -49,7 +49,7 @@ export default {
 express-session with connect-redis; \`MemoryStore\` is express-session with its own store, which no other process can
 see; \`bare\` is Express without sessions.`,
   libraries: ['express', 'express-session', 'connect-redis', 'ioredis'],
-  plan: { rounds: 6, sampleMs: 1_000, warmUpMs: 3_000 },
+  plan: { sittings: 2 },
   profiled: ['as-one', 'express-session'],
   plot: { metric: 'appUs', title: 'App CPU per request', unit: 'µs' },
   columns: ['rate', 'appUs', 'redisUs', 'sent', 'bytes', 'p50Ms', 'p99Ms', 'workersMb'],

@@ -8,7 +8,7 @@ export default {
 app answers 17 bytes. \`as-one, local\` starts its own Redis as well; \`as-one\` has its hub on one that runs.`,
   needs: { pm2: ['pm2'] },
   libraries: ['pm2', 'ioredis'],
-  plan: { sittings: 1, mostSittings: 3, rounds: 8 },
+  plan: { sittings: 1, mostSittings: 3, rounds: 5 },
   plot: { metric: 'primaryMb', title: 'Memory of the idle primary', unit: 'MB' },
   columns: ['readyMs', 'primaryMb', 'workersMb'],
   cases: [
