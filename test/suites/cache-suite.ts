@@ -283,6 +283,7 @@ export function cacheSuite(name: string, open: () => Promise<CacheSuiteRedis>): 
         await expect(here.getOrSet('a', around)).rejects.toMatchObject({ code: 'ERR_AS_ONE_CACHE' })
         await sleep(50)
         const late = async () => {
+          expect(await here.getOrSet('other', () => 'loaded')).toBe('loaded') // the end of another loader
           await sleep(100) // the invalidation by its own marker has come by then
           return here.getOrSet('self', () => 'never')
         }
