@@ -3,7 +3,13 @@ import { beforeEach, describe, expect, test } from 'vitest'
 import type { SharedContext } from '../../src/context.ts'
 import { createRateLimit, createRateLimiter, type RateLimitDecision } from '../../src/rate-limit/index.ts'
 import { get } from '../helpers/http.ts'
-import { sharedRedis, startRedis, startRedisCluster, testNamespace } from '../helpers/redis.ts'
+import {
+  sharedRedis,
+  sharedRedisClient,
+  startRedis,
+  startRedisCluster,
+  testNamespace,
+} from '../helpers/redis.ts'
 import { until } from '../helpers/until.ts'
 import { serve, ttls, worker } from './app.ts'
 import { parseList } from './structured-fields.ts'
@@ -64,6 +70,21 @@ describe.each(['one Redis', 'a 3-master Cluster'])('concurrency on %s', (where) 
       await until(async () => (await b.consume(key)).allowed, { what: 'room' })
     })
   })
+})
+
+test('what a killed process held is free when its heartbeat has failed to come, also while others go on', async () => {
+  const ctx = worker(sharedRedis().url, testNamespace())
+  const limiter = createRateLimiter(ctx, options)
+  await until(async () => (await limiter.consume('k')).source === 'redis', { what: 'a slot' })
+  const client = sharedRedisClient()
+  const [seconds] = await client.time()
+  const dead = Buffer.alloc(16)
+  dead.writeDoubleBE(2, 0)
+  dead.writeDoubleBE((Number(seconds) + 2) * 1_000, 8)
+  await client.hset(ctx.keys.tagged('rate-limit', 'k', 'flight:c2000'), 'killed.0', dead)
+  expect((await limiter.peek('k', { cost: 2 })).allowed).toBe(false)
+  const free = async () => (await limiter.consume('k', { cost: 2 })).allowed
+  await until(free, { what: 'its slots to be free' })
 })
 
 class Hiccup extends Error {}
