@@ -21,7 +21,7 @@ const SIGNALS: readonly StopSignal[] = ['SIGTERM', 'SIGINT']
 export function holdBackSignals(onSignal: (signal: StopSignal) => void): AppSignals {
   const emit = process.emit as (...args: unknown[]) => boolean
   process.emit = function (this: NodeJS.Process, ...args: unknown[]) {
-    const [event] = args
+    const event = args[0] // each connection that is handed over comes through here
     if (event !== 'SIGINT' && event !== 'SIGTERM') return emit.apply(this, args)
     onSignal(event)
     return true

@@ -4,11 +4,13 @@ import { Server as HttpsServer } from 'node:https'
 import { Server, type Socket } from 'node:net'
 import { type Http2Drain, http2Drain, isHttp2 } from './http2-drain.ts'
 import { canPassOn, hasBegunRequest, passOnBy, type SendConnection } from './pass-on.ts'
+import { responsesInFlight } from './response-in-flight.ts'
 import { noteTlsSockets, sayGoingAway, tlsSocketOver } from './upgraded.ts'
 
 /**
  * Every server and connection of this process, whoever made them, so that they can be drained without the app's help.
- * Filled from Node's own diagnostics channels, before any user code runs.
+ * Filled from Node's own diagnostics channels, before any user code runs. It stands in the way of every connection and
+ * request, so until the drain a request is counted, and what else there is to know is looked up when it is asked for.
  */
 export interface Connections {
   counts(): { readonly requests: number; readonly inFlight: number; readonly connections: number }
@@ -41,12 +43,28 @@ interface RequestStart {
 export function trackConnections(): Connections {
   const servers = new Set<Server>()
   const http2: Http2Drain = http2Drain()
-  /** Responses in flight by connection; an idle connection has none. */
-  const sockets = new Map<Socket, Set<ServerResponse>>()
+  const sockets = new Set<Socket>()
+  const inFlight = responsesInFlight()
   let closing = false
   let whenIdle: ((socket: Socket) => void) | undefined
   let onEmpty: (() => void) | undefined
   let requests = 0
+
+  // One for all of them: a closure per connection would cost more than all the rest here.
+  function onClose(this: Socket): void {
+    sockets.delete(this)
+    if (sockets.size === 0) onEmpty?.()
+  }
+  const responseOf = (socket: Socket): ServerResponse | undefined => inFlight.of(httpSocketOf(socket))
+  /** To be the connection's last one, but for those that its client has sent already. */
+  const finish = (socket: Socket, response: ServerResponse): void => {
+    if (!response.headersSent) response.shouldKeepAlive = false
+    response.once('close', () => {
+      const next = responseOf(socket)
+      if (next === undefined) whenIdle?.(socket)
+      else if (next !== response) finish(socket, next) // a pipelined one
+    })
+  }
 
   const sources: Record<string, (message: unknown) => void> = {
     'tracing:net.server.listen:asyncEnd'(message) {
@@ -58,51 +76,45 @@ export function trackConnections(): Connections {
     },
     'net.server.socket'(message) {
       const { socket } = message as { socket: Socket }
-      sockets.set(socket, new Set())
-      socket.once('close', () => {
-        sockets.delete(socket)
-        if (sockets.size === 0) onEmpty?.()
-      })
+      sockets.add(socket)
+      socket.on('close', onClose)
     },
     'http.server.request.start'(message) {
-      const { socket, response } = message as RequestStart
       requests += 1
-      const inFlight = sockets.get(connectionOf(socket))
-      if (!inFlight) return
-      inFlight.add(response)
-      if (closing) response.shouldKeepAlive = false
-      response.once('close', () => {
-        inFlight.delete(response)
-        if (inFlight.size === 0) whenIdle?.(connectionOf(socket))
-      })
+      if (!closing && !inFlight.begun) return
+      const { socket, response } = message as RequestStart
+      inFlight.begun?.(socket, response)
+      if (closing) finish(connectionOf(socket), response)
     },
   }
   for (const [channel, listener] of Object.entries(sources)) diagnostics.subscribe(channel, listener)
 
   return {
     counts() {
-      let inFlight = http2.inFlight()
-      for (const responses of sockets.values()) inFlight += responses.size
-      return { requests: requests + http2.requests(), inFlight, connections: sockets.size }
+      let busy = http2.inFlight()
+      for (const socket of sockets) if (responseOf(socket)) busy += 1
+      return { requests: requests + http2.requests(), inFlight: busy, connections: sockets.size }
     },
     stopAccepting() {
       for (const server of servers) if (server.listening) Server.prototype.close.call(server)
     },
     closeAfterResponse() {
       closing = true
-      for (const inFlight of sockets.values()) {
-        for (const response of inFlight) if (!response.headersSent) response.shouldKeepAlive = false
+      for (const socket of sockets) {
+        const response = responseOf(socket)
+        if (response) finish(socket, response)
       }
       http2.announce()
     },
     closeIdle({ lingerMs, send }) {
       const passOn = send && passOnBy(send, endSoon)
       const isIdle = (socket: Socket): boolean =>
-        sockets.get(socket)?.size === 0 &&
+        sockets.has(socket) &&
+        !responseOf(socket) &&
         isHttp(socket) &&
-        !isUpgraded(socket) &&
+        !isUpgraded(httpSocketOf(socket)) &&
         !http2.has(socket) &&
-        !hasBegunRequest(tlsSocketOver(socket) ?? socket)
+        !hasBegunRequest(httpSocketOf(socket))
       const end = (socket: Socket): void => {
         if (!isIdle(socket)) return
         if (passOn && isPlainHttp(socket)) passOn(socket, () => isIdle(socket) && canPassOn(socket))
@@ -110,26 +122,25 @@ export function trackConnections(): Connections {
       }
       // A response that had promised to keep its connection ends: its client's next request may be on its way.
       whenIdle = passOn ? end : (socket) => void setTimeout(end, lingerMs, socket)
-      for (const socket of sockets.keys()) end(socket)
+      for (const socket of sockets) end(socket)
       http2.close()
     },
     closeUpgraded() {
       for (const server of servers) server.emit('drain')
-      for (const socket of sockets.keys()) sayGoingAway(socket)
+      for (const socket of sockets) sayGoingAway(socket)
     },
     endEventStreams() {
-      for (const inFlight of sockets.values()) {
-        for (const response of inFlight) {
-          if (!isEventStream(response)) continue
-          response.on('error', () => {}) // the app may write once more before it notices
-          response.end()
-        }
+      for (const socket of sockets) {
+        const response = responseOf(socket)
+        if (!response || !isEventStream(response)) continue
+        response.on('error', () => {}) // the app may write once more before it notices
+        response.end()
       }
       http2.endEventStreams()
     },
     destroyAll() {
       const left = sockets.size
-      for (const socket of sockets.keys()) socket.destroy()
+      for (const socket of sockets) socket.destroy()
       return left
     },
     whenEmpty() {
@@ -147,6 +158,10 @@ export function trackConnections(): Connections {
 /** Under TLS the request belongs to the TLSSocket, the connection to the socket beneath it. */
 function connectionOf(socket: Socket): Socket {
   return (socket as Socket & { _parent?: Socket })._parent ?? socket
+}
+
+function httpSocketOf(connection: Socket): Socket {
+  return tlsSocketOver(connection) ?? connection
 }
 
 /** `getHeader()` does not know what was given to `writeHead()`, the usual way to begin a stream; the text sent has both. */

@@ -1,6 +1,7 @@
 import { once } from 'node:events'
 import { createServer, type Server } from 'node:http'
 import http2, { type ClientHttp2Session, createServer as createHttp2Server } from 'node:http2'
+import https from 'node:https'
 import { createRequire } from 'node:module'
 import net, { type AddressInfo, type Socket } from 'node:net'
 import { expect, test } from 'vitest'
@@ -18,7 +19,7 @@ const { WebSocketServer, WebSocket } = createRequire(import.meta.url)('ws') as {
   WebSocketServer: new (options: {
     server: Server
   }) => { on(event: 'connection', listener: (socket: WebSocket) => void): void }
-  WebSocket: new (url: string) => WebSocket
+  WebSocket: new (url: string, options?: object) => WebSocket
 }
 
 const quick = { delayMs: 0, lingerMs: 100, timeoutMs: 5_000 }
@@ -103,6 +104,29 @@ test('a WebSocket gets 1001 after the linger, in order behind what was sent befo
     socket.on('message', ((data: Buffer) => socket.send(`echo ${data}`)) as never)
   })
   const client = new WebSocket(`ws://127.0.0.1:${await listening(server)}`)
+  const received: string[] = []
+  client.on('message', ((data: Buffer) => void received.push(String(data))) as never)
+  const closed = new Promise<number>((resolve) => client.on('close', resolve as never))
+  await new Promise<void>((resolve) => client.on('open', resolve))
+  const draining = drain(connections, { ...quick, lingerMs: 300 }, [])
+  client.send('still here')
+  expect(await closed).toBe(1001)
+  expect(received).toEqual(['echo still here'])
+  expect(await draining).toBe(0)
+})
+
+test('so does one over TLS', async () => {
+  const connections = tracked()
+  const key = Buffer.from('shared by both ends, so that no certificate is needed')
+  const server = https.createServer({ pskCallback: () => key, ciphers: 'PSK' })
+  new WebSocketServer({ server }).on('connection', (socket) => {
+    socket.on('message', ((data: Buffer) => socket.send(`echo ${data}`)) as never)
+  })
+  const client = new WebSocket(`wss://127.0.0.1:${await listening(server)}`, {
+    ciphers: 'PSK',
+    pskCallback: () => ({ psk: key, identity: 'test' }),
+    checkServerIdentity: () => undefined,
+  })
   const received: string[] = []
   client.on('message', ((data: Buffer) => void received.push(String(data))) as never)
   const closed = new Promise<number>((resolve) => client.on('close', resolve as never))
