@@ -93,10 +93,14 @@ test('a request of which a part has been read is answered by who has read it', a
 
 test('a connection whose last response had promised to keep it goes on after that response', async () => {
   const cluster = await startCluster({ options: { workers: 1, drain: { linger: '200ms' } } })
+  const [old = 0] = await cluster.pids()
   const client = await connect(cluster.port)
-  client.send('GET /early-headers?ms=1500 HTTP/1.1\r\nhost: x\r\n\r\n')
+  client.send('GET /early-headers HTTP/1.1\r\nhost: x\r\n\r\n')
   await until(() => client.text().includes('keep-alive'), { what: 'its headers' })
   const reloading = cluster.tell('reload')
+  await until(async () => (await cluster.status()).draining === 1, { what: 'the drain' })
+  await new Promise((resolve) => setTimeout(resolve, 500)) // past the linger
+  process.kill(old, 'SIGUSR2')
   await answers(client, 1)
   client.send(GET) // at once, as a busy client does
   await answers(client, 2)
