@@ -109,8 +109,9 @@ test('a worker stopped for 4 s under 20,000 messages/s costs its primary its lim
   expect((await other.account()).gaps).toEqual([])
   expect(after.mostQueued).toBeGreaterThan(queueBytes * 0.9)
   expect(after.mostQueued).toBeLessThanOrEqual(queueBytes)
-  // Beside its limit: what is on its way to the others and to Redis at the moment, and the queue's own entries.
-  expect(most).toBeLessThan(queueBytes + (1 << 20))
+  // Beside its limit: the queue's own entries, and what is on its way to the others and to a Redis that has its share of
+  // a busy machine, at 2 MB/s.
+  expect(most).toBeLessThan(queueBytes + (2 << 20))
 })
 
 test('a primary stopped for some seconds: nothing is lost silently, and order is kept', {

@@ -44,16 +44,20 @@ async function worstStaleness(
     }
   })
   await sleep(100) // a replica has what its master has by now: what is lost with a master is outside the bound
-  const broken = fault()
-  for (const key of KEYS) {
-    const write = async () => {
-      await writer.set(key, 'new')
-      confirmedAt.set(key, performance.now())
-      return true
+  const writeAll = async (keys: readonly string[]): Promise<void> => {
+    for (const key of keys) {
+      const write = async () => {
+        await writer.set(key, 'new')
+        confirmedAt.set(key, performance.now())
+        return true
+      }
+      await until(write, { what: `a write of ${key}`, every: 20, deadline: 30_000 })
     }
-    await until(write, { what: `a write of ${key}`, every: 20, deadline: 30_000 })
   }
+  const broken = fault()
+  await writeAll(KEYS.slice(0, KEYS.length / 2))
   await broken
+  await writeAll(KEYS.slice(KEYS.length / 2)) // an old master that was slow to step down may have taken all of the others
   await sleep(2 * MAX_STALENESS_MS)
   over = true
   await Promise.all(reading)
@@ -71,7 +75,7 @@ async function worstStaleness(
       await until(agrees, { what: `${key} to be read as the ${value} that is stored`, deadline: 5_000 })
     }
   }
-  expect(lost).toBeLessThan(KEYS.length / 2) // or there is nothing left to judge
+  expect(lost).toBeLessThan(KEYS.length) // or there is nothing left to judge
   return { worst: Math.round(Math.max(0, ...worstOf.values())), old, reads, lost }
 }
 

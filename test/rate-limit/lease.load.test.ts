@@ -131,8 +131,13 @@ describe.each(long(['one Redis'], ['one Redis', 'a 3-master Cluster']))('a hot k
         `[lease] ${algorithm} on ${where}: ${windows.join(', ')} per window; ${calls} calls, ${per100.toFixed(3)} per 100 requests; longest pause of a worker ${pauses.toFixed(0)} ms`,
       )
       expect(windows.length).toBeGreaterThanOrEqual(2)
-      expect(windows).toEqual(windows.map(() => limit))
       expect(per100).toBeLessThan(2)
+      // A fixed window ends with what its workers hold: one that cannot run from then to its end loses its last lease.
+      if (isSliding || pauses < perMs / 10) expect(windows).toEqual(windows.map(() => limit))
+      for (const admitted of windows) {
+        expect(admitted).toBeLessThanOrEqual(limit)
+        expect(admitted).toBeGreaterThan(0.9 * limit)
+      }
       if (!isSliding) return
       expect(mostWithin(perMs, admissions)).toBeLessThanOrEqual(limit)
       // What was leased has been spent or given back, to the last one.
