@@ -18,7 +18,8 @@ export interface UnavailableError extends SharedStateError {
  */
 export class SessionRedis {
   readonly #connection: RedisConnection
-  readonly #timeoutMs: number
+  /** What Redis has of `timeoutMs`: the rest is for the answer. */
+  readonly #patienceMs: number
   readonly #deadlines: Deadlines
   readonly #stopListening: () => void
   /** Of the masters that are away, by node; '' is all of Redis. Empty when all is well. */
@@ -26,8 +27,8 @@ export class SessionRedis {
 
   constructor(connection: RedisConnection, timeoutMs: number) {
     this.#connection = connection
-    this.#timeoutMs = timeoutMs
-    this.#deadlines = new Deadlines(timeoutMs)
+    this.#patienceMs = Math.ceil(timeoutMs * 0.95)
+    this.#deadlines = new Deadlines(this.#patienceMs)
     this.#stopListening = connection.onChange((state) => {
       if (state === 'up') for (const node of [...this.#breakers.keys()]) this.#back(node)
     })
@@ -66,7 +67,7 @@ export class SessionRedis {
   async run<T>(operation: (client: RedisClient) => Promise<T>): Promise<T> {
     try {
       return await operation(
-        this.#connection.now ?? (await this.#connection.ready({ timeoutMs: this.#timeoutMs })),
+        this.#connection.now ?? (await this.#connection.ready({ timeoutMs: this.#patienceMs })),
       )
     } catch (error) {
       throw this.#explain(error)
@@ -87,7 +88,7 @@ export class SessionRedis {
 
   /** The connection's own error says why, so its deadline comes a little before ours. */
   get #soonMs(): number {
-    return Math.max(1, this.#timeoutMs - 20)
+    return Math.max(1, this.#patienceMs - 20)
   }
 
   /** Why there is no need to ask; undefined when there is. */

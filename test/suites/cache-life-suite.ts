@@ -201,6 +201,7 @@ export function cacheLifeSuite(name: string, open: () => Promise<CacheSuiteRedis
           message: "the loader of 'hard' took longer than hardTimeout: 80 ms",
         })
         const short = another({ lease: 200 })
+        await untilOn(short) // to connect may take longer than hardTimeout
         await here.set('hard2', 'old', graceful)
         await sleep(80)
         expect(await short.getOrSet('hard2', never, { ...graceful, hardTimeout: 80 })).toBe('old')

@@ -51,8 +51,7 @@ describe('a visitor', () => {
     const { page } = visitor
     await page.click('#spend-1')
     await visitor.sees('#budget-said', /^1 admitted by/)
-    const left = Number(await visitor.text('#left'))
-    expect(left).toBeLessThan(50)
+    await visitor.sees('#left', /^[1-4]?\d$/) // what the page had asked before may still come in between
     await page.click('#spend-20')
     await visitor.sees('#budget-said', /^20 admitted by .*\d\D*\d/)
     // How many exactly, the test of the demo without a browser says: here a busy machine may make the limiter decide alone.
