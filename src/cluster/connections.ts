@@ -117,7 +117,8 @@ export function trackConnections(): Connections {
         !hasBegunRequest(httpSocketOf(socket))
       const end = (socket: Socket): void => {
         if (!isIdle(socket)) return
-        if (passOn && isPlainHttp(socket)) passOn(socket, () => isIdle(socket) && canPassOn(socket))
+        if (passOn && isPlainHttp(socket) && canPassOn(socket))
+          passOn(socket, () => isIdle(socket) && canPassOn(socket))
         else endSoon(socket)
       }
       // A response that had promised to keep its connection ends: its client's next request may be on its way.

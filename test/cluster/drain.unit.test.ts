@@ -256,3 +256,19 @@ test('a hook that never ends costs the deadline, no more', async () => {
   await drain(tracked(), { delayMs: 0, lingerMs: 0, timeoutMs: 300 }, [() => new Promise(() => {})])
   expect(performance.now() - startedAt).toBeLessThan(1_000)
 })
+
+test('idle connections of a Node whose insides we do not know are closed, not passed on and not waited for', async () => {
+  const connections = tracked()
+  const { server, url, port } = await serverOf((_req, res) => res.end('x'))
+  const accepted = once(server, 'connection') as Promise<[Socket & { parser: object }]>
+  const client = rawClient(port)
+  const [socket] = await accepted
+  client.socket.write('GET / HTTP/1.1\r\nhost: x\r\n\r\n')
+  await until(() => client.text().endsWith('x'), { what: 'its answer' })
+  Object.defineProperty(socket.parser, 'duration', { value: undefined })
+  const sent: object[] = []
+  const cut = await drain(connections, quick, [], (connection) => void sent.push(connection))
+  await client.closed
+  expect([cut, sent.length]).toEqual([0, 0])
+  await expect(get(url)).rejects.toThrow(/ECONNREFUSED/)
+})
