@@ -9,6 +9,7 @@ import { appName } from './core/app-name.ts'
 import { type Closing, createClosing, processClosing } from './core/closing.ts'
 import { createKeys, isNamespace, type Keys, NAMESPACE_FORM } from './core/keys.ts'
 import { OptionReader } from './core/options.ts'
+import { createReadAhead, type ReadAhead } from './core/read-ahead.ts'
 import { processRole } from './core/role.ts'
 import { createRedisConnection, type RedisConnection } from './redis/client.ts'
 import { type ProcessDefaults, processDefaults, setProcessDefaults } from './redis/defaults.ts'
@@ -27,6 +28,8 @@ export interface SharedContext {
   /** Ask for keys when they are used, not when the room is made: `runCluster` may yet set the namespace. */
   readonly keys: Keys
   readonly closing: Closing
+  /** What a request needs later is asked for together with what it waits for now. */
+  readonly readAhead: ReadAhead
   /** True in a primary, where receivers and middleware of the loaded app do nothing. */
   inert(): boolean
 }
@@ -118,7 +121,16 @@ function contextOf(keys: Keys, source: RedisSource, busOptions?: BusOptions): Sh
     return connection
   }
   const { invalidations } = bus
-  return { redis, connect, bus, invalidations, keys, closing, inert: () => processRole() === 'primary' }
+  return {
+    redis,
+    connect,
+    bus,
+    invalidations,
+    keys,
+    closing,
+    readAhead: createReadAhead(),
+    inert: () => processRole() === 'primary',
+  }
 }
 
 /** Made here, because nobody called `runCluster`. */

@@ -75,14 +75,20 @@ export class Limiter {
     return this.#memory.counters.stats
   }
 
-  async decide(key: unknown, charge: boolean, asked?: ConsumeOptions): Promise<RateLimitDecision> {
+  /** `beside` is called when Redis is about to be asked: what else there is to ask goes with it. */
+  async decide(
+    key: unknown,
+    charge: boolean,
+    asked?: ConsumeOptions,
+    beside?: () => void,
+  ): Promise<RateLimitDecision> {
     const cost = asked?.cost === undefined ? 1 : asked.cost
     const id = idOf(key, this.#policies.name)
     const limits = this.#policies.limitsOf(asked?.limit)
     this.#policies.check(cost, limits)
     // The number of workers must be known before Redis goes away.
     this.#room.join()
-    const deciding = this.#decide(id, cost, limits, charge)
+    const deciding = this.#decide(id, cost, limits, charge, beside)
     const decision = await (asked?.signal ? withDeadline(deciding, undefined, never, asked.signal) : deciding)
     if (charge) this.#told(id, cost, decision)
     return decision
@@ -151,8 +157,12 @@ export class Limiter {
     cost: number,
     limits: readonly number[],
     charge: boolean,
+    beside: (() => void) | undefined,
   ): Promise<RateLimitDecision> {
-    if (this.#slots) return this.#decideSlot(this.#slots, id, cost, limits, charge)
+    if (this.#slots) {
+      beside?.()
+      return this.#decideSlot(this.#slots, id, cost, limits, charge)
+    }
     if (charge) {
       const now = performance.now()
       const lease = this.#leased?.hot(id, now)
@@ -161,6 +171,7 @@ export class Limiter {
       if (known) return known
     }
     const askedAt = performance.now()
+    beside?.()
     const verdicts = await this.#counting.count(id, charge ? 'charge' : 'look', cost, limits)
     if (!verdicts) return this.#decideAlone(id, cost, limits, charge)
     const decision = this.#decisionOf(id, charge ? cost : 0, limits, verdicts)

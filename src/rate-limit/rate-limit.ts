@@ -84,10 +84,12 @@ export function createRateLimit<Req extends IncomingMessage = IncomingMessage>(
   /** True when the request may go on, false when it has been answered. */
   async function admit(req: Req, res: ServerResponse, next: Next, given?: string | number): Promise<boolean> {
     if (skip && (await skip(req, res))) return true
-    const decision = await limiter.decide(given ?? (await key(req)), true, {
+    const asked = {
       cost: typeof cost === 'function' ? checked(await cost(req)) : cost,
       ...(limit && { limit: checked(await limit(req)) }),
-    })
+    }
+    const beside = (): void => ctx.readAhead.begin(req, res)
+    const decision = await limiter.decide(given ?? (await key(req)), true, asked, beside)
     ;(req as Req & { rateLimit?: RateLimitDecision }).rateLimit = decision
     if (decision.allowed) refundLater(res, decision)
     if (shadow) return true

@@ -87,7 +87,7 @@ export class HashSaves {
   /** What SAVE is told before the fields; `revision` is the one it must find, '': any. */
   head(key: string, mode: 'new' | 'create' | 'delta', job: Head, revision = ''): string[] {
     const { ttlMs, cookie = '', cookieBefore, user = '', createdAt } = job
-    const before = cookieBefore === undefined ? '*' : expected(cookieBefore)
+    const before = cookieBefore === undefined ? '*' : cookieBefore === cookie ? '~' : expected(cookieBefore)
     const [ttl, longest] = [String(Math.ceil(ttlMs)), String(this.#options.absoluteTtlMs)]
     return [key, mode, ttl, longest, revision, cookie, before, user, String(createdAt ?? '')]
   }

@@ -2,15 +2,18 @@ import type { IncomingMessage, ServerResponse } from 'node:http'
 import type expressSession from 'express-session'
 import { channels } from '../core/channels.ts'
 import { SharedStateError } from '../core/errors.ts'
+import type { ReadAhead } from '../core/read-ahead.ts'
 import { settleAdopted } from './adopted.ts'
 import { holdResponse } from './commit.ts'
 import { Cookie, isSecure, isUnderPath, readSessionId, type SecretKey, type SignedId } from './cookie.ts'
+import { EarlyLoad } from './early-load.ts'
 import { fieldsOf, recordNew, recordOf, recordStored, type SessionRecord } from './fields.ts'
 import { type FastifyPlugin, fastifyPlugin, type KoaMiddleware, koaMiddleware } from './frameworks.ts'
 import { newSessionId } from './ids.ts'
 import type { ResolvedSessionOptions } from './options.ts'
 import { SessionCommit, type SessionRequest, type SessionStore } from './session-commit.ts'
 import { SessionObject, type SharedSession } from './session-object.ts'
+import type { LoadCallback as Loaded } from './store.ts'
 
 /** What the middleware is over any store; Connect middleware, for Express 4 and 5, Connect and plain `node:http`. */
 export interface PlainSessionMiddleware<Data extends object = object> {
@@ -36,6 +39,7 @@ export function sessionMiddleware<Data extends object = object>(
   store: SessionStore,
   options: ResolvedSessionOptions,
   isInert: () => boolean = () => false,
+  readAhead?: ReadAhead,
 ): PlainSessionMiddleware<Data> {
   let connected = true
   store.on('disconnect', () => {
@@ -46,6 +50,8 @@ export function sessionMiddleware<Data extends object = object>(
   })
   // Named as in express-session, because its Store.regenerate() calls it.
   store.generate = (req) => generate(req, options)
+
+  const takeEarly = options.readsAhead ? readAhead?.offer(loadEarly) : undefined
 
   return Object.assign(sharedSession, {
     of: (req: IncomingMessage) => sessionOf<Data>(req, store),
@@ -70,10 +76,14 @@ export function sessionMiddleware<Data extends object = object>(
       secret = secrets.keys[0] as SecretKey
       settleAdopted(req, res)
       req.sessionStore = store
-      const signed = readSessionId(req, options.name, secrets)
+      const begun = takeEarly?.(req)
+      const early = begun?.stands(req.headers.cookie) ? begun : undefined
+      const signed = early?.signed ?? readSessionId(req, options.name, secrets)
       if (signed !== undefined) {
         req.sessionID = signed.sid
-        store.get(signed.sid, ((error, data, note) => loaded(signed, error, data, note)) as Loaded)
+        const onLoaded: Loaded = (error, data, note) => loaded(signed, error, data, note)
+        if (early) early.give(onLoaded)
+        else store.get(signed.sid, onLoaded as Parameters<SessionStore['get']>[1])
         return
       }
       store.generate?.(req)
@@ -112,10 +122,20 @@ export function sessionMiddleware<Data extends object = object>(
       next()
     }
   }
-}
 
-/** express-session's contract, and what our stores say beside. */
-type Loaded = (error: unknown, data?: expressSession.SessionData | null, note?: 'rotated') => void
+  /** Of a request that has not come here yet; whatever is wrong with it is told when it has. */
+  function loadEarly(request: IncomingMessage, res: ServerResponse): EarlyLoad | undefined {
+    const req = request as SessionRequest
+    if (req.session || !connected || isInert()) return undefined
+    if (!isUnderPath(req, options.cookieFor(req).path ?? '/')) return undefined
+    const signed = readSessionId(req, options.name, options.secretsFor(req))
+    if (signed === undefined) return undefined
+    settleAdopted(req, res)
+    return new EarlyLoad(signed, req.headers.cookie, (sid, callback) =>
+      store.get(sid, callback as Parameters<SessionStore['get']>[1]),
+    )
+  }
+}
 
 /** An empty session for this request alone. */
 function detach(session: object | null | undefined, why: NonNullable<SessionRecord['detached']>): void {

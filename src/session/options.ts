@@ -123,6 +123,8 @@ export interface ResolvedSessionOptions extends ResolvedStoreOptions {
   readonly unset: 'keep' | 'destroy'
   readonly genid: ((req: CookieRequest) => string) | undefined
   readonly proxy: boolean | undefined
+  /** Whether the session of a request can be known before it is here: not where a function is asked about the request, nor where reading moves it. */
+  readonly readsAhead: boolean
 }
 
 export type ResolvedCookieOptions = Readonly<
@@ -175,6 +177,7 @@ export function resolveSessionOptions(options: unknown): ResolvedSessionOptions 
     unset: reader.oneOf('unset', 'keep', ['keep', 'destroy'] as const),
     genid: reader.fn('genid'),
     proxy: reader.boolean('proxy', undefined),
+    readsAhead: cookie !== undefined && typeof reader.raw('secret') !== 'function' && !stored.migrate,
   }
   reader.done()
   return Object.freeze(resolved)

@@ -16,63 +16,80 @@ export const SAVE: LuaScript = defineScript(
 -- ARGV[6] what the cookie must be to be written, see below; if it is another one the TTL only grows
 -- ARGV[7] user, ARGV[8] when it was made in ms: for 'new', '' if not known
 -- then field, what it must be, new value ('': remove it) ...
--- What a field must be: '' absent, '*' anything, '=' and its text, '#' and the SHA-1 of its text
+-- What a field must be: '' absent, '*' anything, '=' and its text, '#' and the SHA-1 of its text; of the cookie also
+-- '~', what is to be written; fields are looked at in a delta only
 -- Result: {server time in ms, revision}; {-1} a delta found no session; {-2, id} it has moved;
 -- {-3, field, value, ...} these are others; {-4} another revision; {-5} there is one already
-local key, ttl, longest = KEYS[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+local key, ttl, longest, last = KEYS[1], tonumber(ARGV[2]), tonumber(ARGV[3]), #ARGV
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local made, cookie, isNew = now, false, ARGV[1] ~= 'delta'
-if isNew then
+-- As text: a number that is given to a command is written with 17 digits first, which takes as long as the command.
+local stamp = string.format('%d', now)
+local made, rev, cookie = now, stamp, false
+local function is(current, base)
+  if base == '' then return not current end
+  if not current then return false end
+  if string.sub(base, 1, 1) == '#' then return redis.sha1hex(current) == string.sub(base, 2) end
+  return current == string.sub(base, 2)
+end
+local writes, n = {'~rev', rev, '~touched', stamp}, 4
+if ARGV[1] == 'delta' then
+  local names = {'~moved', '~rev', '~created', 'cookie'}
+  for i = 9, last, 3 do names[#names + 1] = ARGV[i] end
+  -- Lua's stack holds 8,000 values: of more fields the rest is read one by one.
+  local found = redis.call('HMGET', key, unpack(names, 1, math.min(#names, 1000)))
+  if found[1] then return {-2, found[1]} end
+  if not found[3] and redis.call('EXISTS', key) == 0 then return {-1} end
+  if ARGV[4] ~= '' and ARGV[4] ~= (found[2] or '') then return {-4} end
+  local others
+  for i = 9, last, 3 do
+    local base, at = ARGV[i + 1], 2 + i / 3
+    if base ~= '*' then
+      local current = found[at]
+      if at > 1000 then current = redis.call('HGET', key, ARGV[i]) end
+      if not is(current, base) then
+        others = others or {-3}
+        others[#others + 1] = ARGV[i]
+        others[#others + 1] = current or ''
+      end
+    end
+  end
+  if others then return others end
+  made, cookie = tonumber(found[3] or now), found[4]
+  rev = string.format('%d', (found[2] or 0) + 1)
+  writes[2] = rev
+else
   if ARGV[1] == 'create' and redis.call('EXISTS', key) == 1 then return {-5} end
   redis.call('DEL', key)
   if ARGV[8] ~= '' then made = tonumber(ARGV[8]) end
-else
-  local head = redis.call('HMGET', key, '~moved', '~rev', '~created', 'cookie')
-  if head[1] then return {-2, head[1]} end
-  if not head[3] and redis.call('EXISTS', key) == 0 then return {-1} end
-  if ARGV[4] ~= '' and ARGV[4] ~= (head[2] or '') then return {-4} end
-  made, cookie = tonumber(head[3] or now), head[4]
+  writes[5], writes[6], n = '~created', string.format('%d', made), 6
+  if ARGV[7] ~= '' then writes[7], writes[8], n = '~user', ARGV[7], 8 end
 end
 if longest > 0 then ttl = math.min(ttl, made + longest - now) end
 if ttl <= 0 then
   redis.call('DEL', key)
   return {now, 0}
 end
-local function is(current, base)
-  if base == '*' then return true end
-  if base == '' then return not current end
-  if not current then return false end
-  if string.sub(base, 1, 1) == '#' then return redis.sha1hex(current) == string.sub(base, 2) end
-  return current == string.sub(base, 2)
-end
-local others = {-3}
-for i = 9, #ARGV, 3 do
-  if ARGV[i + 1] ~= '*' then
-    local current = redis.call('HGET', key, ARGV[i])
-    if not is(current, ARGV[i + 1]) then
-      others[#others + 1] = ARGV[i]
-      others[#others + 1] = current or ''
+for i = 9, last, 3 do
+  local text = ARGV[i + 2]
+  if text == '' then redis.call('HDEL', key, ARGV[i])
+  else
+    writes[n + 1], writes[n + 2], n = ARGV[i], text, n + 2
+    if n >= 1000 then
+      redis.call('HSET', key, unpack(writes))
+      writes, n = {}, 0
     end
   end
 end
-if #others > 1 then return others end
-local rev = redis.call('HINCRBY', key, '~rev', isNew and now or 1)
-redis.call('HSET', key, '~touched', now)
-if isNew then
-  redis.call('HSET', key, '~created', string.format('%.0f', made))
-  if ARGV[7] ~= '' then redis.call('HSET', key, '~user', ARGV[7]) end
+local base, text = ARGV[6], ARGV[5]
+local stands = base == '~' and cookie == text
+local ours = stands or base == '*' or base ~= '~' and is(cookie, base)
+if ours and not stands then
+  if text == '' then redis.call('HDEL', key, 'cookie') else writes[n + 1], writes[n + 2], n = 'cookie', text, n + 2 end
 end
-for i = 9, #ARGV, 3 do
-  if ARGV[i + 2] == '' then redis.call('HDEL', key, ARGV[i]) else redis.call('HSET', key, ARGV[i], ARGV[i + 2]) end
-end
-ttl = string.format('%.0f', math.ceil(ttl))
-if is(cookie, ARGV[6]) then
-  if ARGV[5] == '' then redis.call('HDEL', key, 'cookie') else redis.call('HSET', key, 'cookie', ARGV[5]) end
-  redis.call('PEXPIRE', key, ttl)
-else
-  redis.call('PEXPIRE', key, ttl, 'GT')
-end
+if n > 0 then redis.call('HSET', key, unpack(writes)) end
+ttl = longest > 0 and string.format('%d', math.ceil(ttl)) or ARGV[2]
+if ours then redis.call('PEXPIRE', key, ttl) else redis.call('PEXPIRE', key, ttl, 'GT') end
 return {now, rev}`,
 )
 

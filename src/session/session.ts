@@ -68,7 +68,7 @@ export function createSession<Data extends object = object>(
   const resolved = resolveSessionOptions(options)
   const { store, hash, users } = createSessionStore(ctx, resolved)
   const inert = (): boolean => ctx.inert()
-  const middleware = sessionMiddleware<Data>(store, resolved, inert)
+  const middleware = sessionMiddleware<Data>(store, resolved, inert, ctx.readAhead)
   const revocations = new Revocations({
     bus: ctx.bus,
     where: (ids) => (hash ? hash.where(ids) : Promise.resolve(ids.map(() => 'here'))),

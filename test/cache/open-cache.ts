@@ -3,6 +3,7 @@ import { type Cache, type CacheOptions, createCache } from '../../src/cache/inde
 import type { SharedContext } from '../../src/context.ts'
 import { createClosing } from '../../src/core/closing.ts'
 import { createKeys } from '../../src/core/keys.ts'
+import { createReadAhead } from '../../src/core/read-ahead.ts'
 import { createRedisConnection } from '../../src/redis/client.ts'
 import { createRedisSource, type RedisSource } from '../../src/redis/source.ts'
 import { track } from '../helpers/cleanup.ts'
@@ -33,6 +34,7 @@ export function openContext(url: string, namespace: string, hubUrl: string = url
     invalidations: bus.invalidations,
     keys,
     closing,
+    readAhead: createReadAhead(),
     inert: () => false,
     [Symbol.asyncDispose]: () => closing.close(),
   })

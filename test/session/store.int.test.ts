@@ -264,3 +264,36 @@ function copy(jar: CookieJar): CookieJar {
   copied.set('sid', jar.get('sid') ?? '')
   return copied
 }
+
+test('a session of 5,000 fields: more than one command of a script takes, saved and changed like any other', async () => {
+  const many: Handler = (req, res) => {
+    for (let i = 0; i < 5_000; i++)
+      if (req.url === '/fill' || i % 2) req.session[`f${i}`] = req.url === '/fill' ? 1 : 2
+    res.end()
+  }
+  const { url, jar, key } = await visit({ maxBytes: '1mb' }, many)
+  await get(`${url}/fill`, { jar })
+  await get(`${url}/odd`, { jar })
+  const stored = await redis.hgetall(key)
+  const values = Array.from({ length: 5_000 }, (_, i) => stored[`f${i}`])
+  expect(values).toEqual(Array.from({ length: 5_000 }, (_, i) => (i % 2 ? '2' : '1')))
+})
+
+test('a field that somebody else has changed beyond the thousandth is merged, not overwritten', async () => {
+  let others: (() => Promise<unknown>) | undefined
+  const many: Handler = async (req, res) => {
+    if (req.url === '/odd') await others?.()
+    for (let i = 0; i < 1_500; i++)
+      req.session[`f${i}`] = {
+        mine: req.url === '/odd' ? 1 : 0,
+        ...(req.session[`f${i}`] as object),
+        n: req.url,
+      }
+    res.end()
+  }
+  const { url, jar, key } = await visit({ maxBytes: '1mb' }, many)
+  const before = JSON.parse((await redis.hget(key, 'f1400')) as string)
+  others = () => redis.hset(key, 'f1400', JSON.stringify({ ...before, theirs: true }))
+  await get(`${url}/odd`, { jar })
+  expect(JSON.parse((await redis.hget(key, 'f1400')) as string)).toMatchObject({ theirs: true, n: '/odd' })
+})
