@@ -13,7 +13,7 @@ ${body}
 /** Each as PM2's documentation has it, or as it goes wrong there. */
 const SCRIPTS = {
   'told.cjs': server(
-    "listen(); setTimeout(() => { console.log('says ready'); process.send('ready') }, 3000)",
+    "listen(); setTimeout(() => { console.log('says ready'); process.send('ready') }, 1000)",
   ),
   'message.cjs': server(
     "listen(); process.on('message', (m) => { if (m === 'shutdown') { console.log('bye'); setTimeout(() => process.exit(0), 50) } })",
@@ -23,7 +23,7 @@ const SCRIPTS = {
   'deaf.cjs': server(
     "listen(); process.on('SIGINT', () => console.log('no')); process.on('SIGTERM', () => {}); setInterval(() => {}, 1000)",
   ),
-  'late.cjs': server('setTimeout(() => listen(process.env.PORT, { late: true }), 2500)'),
+  'late.cjs': server('setTimeout(() => listen(process.env.PORT, { late: true }), 1500)'),
   'two.cjs': server('listen(); listen(process.env.SECOND_PORT, { second: true })'),
   'loops.cjs': server('listen(); setTimeout(() => process.exit(3), 200)'),
   'parks.cjs': 'setTimeout(() => process.exit(7), 1500)',

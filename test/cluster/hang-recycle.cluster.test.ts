@@ -18,6 +18,8 @@ async function hang(cluster: TestCluster): Promise<number> {
 
 const HANG_TIMEOUT_MS = 2_000
 const BOOT_MS = 1_500
+/** Longer than silence may be. */
+const STOPPED_MS = HANG_TIMEOUT_MS + 700
 
 /** Whose app takes its time to be ready, as one that connects to a database does. */
 async function startSlowly(options: object = {}): Promise<TestCluster> {
@@ -129,14 +131,14 @@ test('a primary that was stopped kills nobody for its silence', async () => {
   const before = await cluster.pids()
   if (isLong) {
     cluster.primary.kill('SIGSTOP')
-    await sleep(3_500)
+    await sleep(STOPPED_MS)
     cluster.primary.kill('SIGCONT')
     await sleep(1_500)
   }
   cluster.primary.killGroup('SIGSTOP') // as a suspended machine, or Ctrl-Z
-  await sleep(3_500)
+  await sleep(STOPPED_MS)
   cluster.primary.killGroup('SIGCONT')
-  await sleep(1_500)
+  await sleep(500) // whoever is wrongly killed is so in the next turn of its loop
   expect(await cluster.pids()).toEqual(before)
   expect(cluster.events('worker-exited')).toEqual([])
   await cluster.who()
@@ -151,7 +153,7 @@ test('a worker that its operator has stopped, or debugs, is left alone', async (
   await sleep(1_500) // it tells so with its next beat
   for (let i = 0; i < 3; i++) cluster.get('/hang', { timeout: 30_000 }).catch(() => {}) // as at a breakpoint
   await cluster.primary.waitFor(/hanging/)
-  await sleep(4_000)
+  await sleep(STOPPED_MS)
   expect([isAlive(stopped), isAlive(debugged)]).toEqual([true, true])
   sendSignal(stopped, 'SIGCONT')
   await sleep(500)
