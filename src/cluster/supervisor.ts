@@ -5,7 +5,7 @@ import { type BackoffOptions, backoffMs } from './backoff.ts'
 import type { DrainTimes } from './drain.ts'
 import { type RecycleLimits, recycleReason } from './recycle.ts'
 import { emptySlot, type Slot, statusOf, type WorkerStatus } from './slot.ts'
-import { spareLeadMs, sparePauseMs } from './spare.ts'
+import { createSpares, spareLeadMs } from './spare.ts'
 import {
   describeExit,
   type ForkOptions,
@@ -112,6 +112,11 @@ export function createSupervisor(options: SupervisorOptions): Supervisor {
   let lastReason = ''
   /** How long the last worker took from its fork until it was ready. */
   let bootMs = Number.POSITIVE_INFINITY
+  const spares = createSpares({
+    fork,
+    leave: (worker) => leave(worker, options.drain.reloadTimeoutMs),
+    hasRoomFor,
+  })
   let retryTimer: NodeJS.Timeout | undefined
 
   function reconcile(): void {
@@ -121,7 +126,7 @@ export function createSupervisor(options: SupervisorOptions): Supervisor {
     }
     for (let index = 0; index < desired; index++) fill(slotAt(index))
     for (const slot of slots.values()) if (slot.index >= desired) vacate(slot)
-    keepSpares()
+    spares.keep(slots.values(), !reload)
     takeOver()
     settleReload()
     settleBoot()
@@ -159,33 +164,6 @@ export function createSupervisor(options: SupervisorOptions): Supervisor {
   function isReplacing(): boolean {
     if (reload || leaving.size > 0) return true
     return [...slots.values()].some((slot) => slot.replaceWanted || slot.spare || !slot.current)
-  }
-
-  /**
-   * For a worker that may turn out to hang. One at a time: what makes one worker slow makes others slow too, and a new
-   * process for each would make it worse.
-   */
-  function keepSpares(): void {
-    const all = [...slots.values()]
-    for (const slot of all) {
-      if (!slot.spare || slot.current?.silent) continue
-      dropSpare(slot)
-      noteFalseAlarm(slot)
-    }
-    if (reload || all.some((slot) => slot.spare)) return
-    const now = performance.now()
-    const slot = all.find(({ current, next, spareAt }) => current?.silent && !next && now >= spareAt)
-    if (slot && hasRoomFor([slot])) slot.spare = fork(slot)
-  }
-
-  function dropSpare(slot: Slot): void {
-    if (slot.spare) leave(slot.spare, options.drain.reloadTimeoutMs)
-    slot.spare = undefined
-  }
-
-  function noteFalseAlarm(slot: Slot): void {
-    slot.spareAt = performance.now() + sparePauseMs(slot.falseAlarms)
-    slot.falseAlarms += 1
   }
 
   function vacate(slot: Slot): void {
@@ -237,7 +215,7 @@ export function createSupervisor(options: SupervisorOptions): Supervisor {
     retire(worker) {
       const slot = slots.get(worker.index)
       if (slot?.next === worker && worker.state === 'starting') worker.kill() // it has nothing to finish yet
-      if (slot?.spare === worker) dropSpare(slot)
+      if (slot?.spare === worker) spares.drop(slot)
       if (slot?.current !== worker) return
       slot.replaceWanted = true
       reconcile()
@@ -263,8 +241,10 @@ export function createSupervisor(options: SupervisorOptions): Supervisor {
       }
       const slot = slots.get(worker.index)
       if (!slot) return
-      if (slot.spare === worker) spareFailed(slot, worker, exit)
-      else if (slot.next === worker) bootFailed(slot, worker, exit)
+      if (slot.spare === worker) {
+        spares.failed(slot)
+        tell('worker-exited', worker, exit, undefined)
+      } else if (slot.next === worker) bootFailed(slot, worker, exit)
       else if (slot.current === worker) crashed(slot, worker, exit)
       reconcile()
     },
@@ -303,22 +283,12 @@ export function createSupervisor(options: SupervisorOptions): Supervisor {
     else backOff(slot, worker, exit)
   }
 
-  function spareFailed(slot: Slot, worker: WorkerHandle, exit: WorkerExit): void {
-    slot.spare = undefined
-    noteFalseAlarm(slot)
-    tell('worker-exited', worker, exit, undefined)
-  }
-
   function crashed(slot: Slot, worker: WorkerHandle, exit: WorkerExit): void {
     slot.current = undefined
     slot.restarts += 1
     slot.replaceWanted = false
     if (Date.now() - worker.startedAt >= options.backoff.stableAfterMs) slot.failuresInRow = 0
-    if (slot.spare && !slot.next) {
-      slot.next = slot.spare
-      slot.spare = undefined
-      slot.falseAlarms = 0
-    }
+    spares.use(slot)
     if (slot.next?.state === 'ready') promote(slot)
     // Its replacement is on its way already: no second one, and nothing to wait for.
     if (slot.next ?? slot.current) tell('worker-exited', worker, exit, 0)
@@ -416,7 +386,7 @@ export function createSupervisor(options: SupervisorOptions): Supervisor {
       slot.parked = false
       slot.falseAlarms = 0
       slot.spareAt = 0
-      dropSpare(slot) // it is of the old version
+      spares.drop(slot) // it is of the old version
       slot.retryAt = 0 // a slot that waits out a crash of the old version has no reason to wait for the new one
       if (how !== 'stop-first') continue
       for (const worker of [slot.current, slot.next]) if (worker) leave(worker, options.drain.stopTimeoutMs)
