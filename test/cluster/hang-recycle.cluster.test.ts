@@ -22,10 +22,10 @@ const BOOT_MS = 1_500
 const STOPPED_MS = HANG_TIMEOUT_MS + 700
 
 /** Whose app takes its time to be ready, as one that connects to a database does. */
-async function startSlowly(options: object = {}): Promise<TestCluster> {
+async function startSlowly(): Promise<TestCluster> {
   const file = join(tempDir(), 'app.mjs')
   writeApp(file, 'slow', `await new Promise((done) => setTimeout(done, ${BOOT_MS} - performance.now()))`)
-  return startCluster({ options: { ...quick, ...options }, app: file })
+  return startCluster({ options: quick, app: file })
 }
 
 test('a worker whose loop is blocked is replaced within hangTimeout + 1 s while the others serve', async () => {
@@ -86,7 +86,9 @@ test('a worker that was blocked for most of hangTimeout keeps its pid and its re
 })
 
 test('whatever comes between a spare and its use, no worker is left over', async () => {
-  const cluster = await startSlowly({ drain: { linger: '200ms', reloadTimeout: '500ms' } })
+  const cluster = await startCluster({
+    options: { ...quick, drain: { linger: '100ms', reloadTimeout: '500ms', stopTimeout: '500ms' } },
+  })
   const hangWithSpare = async (): Promise<void> => {
     const started = cluster.events('worker-started').length
     cluster.get('/hang', { timeout: 30_000 }).catch(() => {})
@@ -115,7 +117,7 @@ function spread(all: readonly number[]): string {
 }
 
 test('a worker that hangs while it drains is killed at the deadline of its drain, and the reload goes on', async () => {
-  const cluster = await startCluster({ options: { drain: { linger: '500ms', reloadTimeout: '1500ms' } } })
+  const cluster = await startCluster({ options: { drain: { linger: '200ms', reloadTimeout: '500ms' } } })
   const before = await cluster.pids()
   await hang(cluster)
   await cluster.tell('reload')

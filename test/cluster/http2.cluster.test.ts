@@ -67,7 +67,7 @@ function createClient(url: string) {
 
 test('HTTP/2 over TLS: workers are replaced under load without a failed request or a forced kill', async () => {
   const linger = 300
-  const reloads = long(3, 25)
+  const reloads = long(2, 25)
   const cluster = await startCluster({
     options: { drain: { linger } },
     app: fixture('http2.mjs'),
@@ -90,8 +90,8 @@ test('HTTP/2 over TLS: workers are replaced under load without a failed request 
   const idle = Array.from({ length: 20 }, () => createClient(url))
   const loads = [
     ...busy.flatMap((client) =>
-      ['/slow?ms=20', '/slow?ms=150', '/'].map(async (path) => {
-        while (!stopping) await visit(client, path, path === '/' ? body : undefined)
+      ['/slow?ms=20', '/slow?ms=150', '/slow?ms=5'].map(async (path) => {
+        while (!stopping) await visit(client, path, path === '/slow?ms=5' ? body : undefined)
       }),
     ),
     // Those that think for about as long as idle sessions stay open.
@@ -117,7 +117,7 @@ test('HTTP/2 over TLS: workers are replaced under load without a failed request 
   if (isLong)
     console.info(`[http2] ${2 * reloads} replacements: ${answered} answered, ${failures.length} failed`)
   expect(failures).toEqual([])
-  expect(answered).toBeGreaterThan(100 * reloads)
+  expect(answered).toBeGreaterThan(50 * reloads)
   for (const client of busy) expect(client.sessions()).toBeGreaterThan(reloads / 2)
   // Nothing was done twice.
   const done = (): number => cluster.primary.lines.filter((line) => line.startsWith('stdout ')).length
