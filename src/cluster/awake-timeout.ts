@@ -11,9 +11,10 @@ export function awakeTimeout(onTimeout: () => void, ms: number): () => void {
   let timer: NodeJS.Timeout
   const step = (): void => {
     const wait = Math.min(left, STEP_MS)
-    const due = performance.now() + wait
+    const begun = performance.now()
     timer = setTimeout(() => {
-      if (performance.now() - due < LATE_MS) left -= wait
+      const took = performance.now() - begun
+      if (took < wait + LATE_MS) left -= took
       if (left > 0) step()
       else onTimeout()
     }, wait)

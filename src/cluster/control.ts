@@ -7,16 +7,19 @@ import type { Beat } from './beat.ts'
  */
 const ENVELOPE = 'as-one'
 
-export type ToWorker = {
-  readonly type: 'drain'
-  readonly timeoutMs: number
-  readonly delayMs: number
-  readonly lingerMs: number
-  /** How the app learns, after the drain, that it ends: by its signal handlers, or by PM2's 'shutdown' message. */
-  readonly appEnd: 'signal' | 'message'
-  /** Idle connections go to the primary, for the others. */
-  readonly passOn: boolean
-}
+export type ToWorker =
+  | {
+      readonly type: 'drain'
+      readonly timeoutMs: number
+      readonly delayMs: number
+      readonly lingerMs: number
+      /** How the app learns, after the drain, that it ends: by its signal handlers, or by PM2's 'shutdown' message. */
+      readonly appEnd: 'signal' | 'message'
+      /** Idle connections go to the primary, for the others. */
+      readonly passOn: boolean
+    }
+  /** From now on a sign of life this often: the beats are too rare for a short `hangTimeout`. */
+  | { readonly type: 'give-signs'; readonly everyMs: number }
 
 export type ToPrimary =
   /** The app listens. */
@@ -25,6 +28,8 @@ export type ToPrimary =
   | { readonly type: 'failed'; readonly message: string; readonly stack: string | undefined }
   /** Each second. */
   | { readonly type: 'beat'; readonly beat: Beat }
+  /** Nothing but that its loop turns. */
+  | { readonly type: 'sign' }
   /** Somebody sent this worker a SIGTERM: replace me, then drain me. */
   | { readonly type: 'retire' }
   /** Comes with an idle connection, for another worker. */

@@ -40,7 +40,8 @@ export function http2Drain(): Http2Drain {
       streams.add(stream)
       stream.once('close', () => streams.delete(stream))
     })
-    if (announced) session.goaway(NO_ERROR, NO_LAST_STREAM)
+    // It was in its handshake when the drain began. Told before its first request has come, its client never sends that.
+    if (announced) session.once('stream', () => sayGoAway(session))
   }
 
   return {
@@ -50,7 +51,7 @@ export function http2Drain(): Http2Drain {
     inFlight: () => [...sessions.values()].reduce((sum, streams) => sum + streams.size, 0),
     announce() {
       announced = true
-      for (const session of sessions.keys()) if (!session.destroyed) session.goaway(NO_ERROR, NO_LAST_STREAM)
+      for (const session of sessions.keys()) sayGoAway(session)
     },
     close() {
       for (const session of sessions.keys()) session.close()
@@ -65,6 +66,10 @@ export function http2Drain(): Http2Drain {
       }
     },
   }
+}
+
+function sayGoAway(session: ServerHttp2Session): void {
+  if (!session.destroyed) session.goaway(NO_ERROR, NO_LAST_STREAM)
 }
 
 const SPEAKS_HTTP2: unique symbol = Symbol('as-one.http2') as never

@@ -3,8 +3,14 @@ import type { Socket } from 'node:net'
 /** What Node keeps beneath a socket of a HTTP server; private to it, so every part is looked at before it is believed. */
 interface HttpSocket {
   readonly _handle?: object | null
-  /** How long the request that it reads has been coming, 0 between two. */
-  readonly parser?: { duration?(): number } | null
+  readonly parser?: object | null
+  readonly server?: object
+}
+
+/** In which a HTTP server has its parsers, to find those that have been idle, or at one request, for too long. */
+interface ParserList {
+  /** Of those between two requests; of one that has never read anything the clock runs. */
+  idle(): readonly object[]
 }
 
 interface Readable {
@@ -19,24 +25,51 @@ export type PassOn = (socket: Socket, isIdle: () => boolean) => void
 
 /** Whether a part of a request has been read, which nobody else could answer then. */
 export function hasBegunRequest(socket: Socket): boolean {
-  const { parser } = socket as HttpSocket
-  // The clock of a connection that has never said anything runs too.
-  return socket.bytesRead > 0 && typeof parser?.duration === 'function' && parser.duration() > 0
+  const { bytesRead } = socket
+  if (bytesRead === 0 || restingAt.get(socket) === bytesRead) return false
+  const { parser, server } = socket as HttpSocket
+  const list = parserListOf(server)
+  if (!list || !parser) return false
+  if (!idleParsers(list).has(parser)) return true
+  restingAt.set(socket, bytesRead)
+  return false
 }
 
-/** Node 22 and 24 were seen to leave a connection that came so without an answer: there it is closed, as by Node itself. */
-const IS_PROVEN = process.versions.node.startsWith('20.')
+/** How much a connection had read when it was seen between two requests: as long as it is no more, it still is. */
+const restingAt = new WeakMap<Socket, number>()
+let looked: { readonly list: ParserList; readonly idle: ReadonlySet<object> } | undefined
+
+/** One look serves whoever asks in the same turn, in which nothing can be read: with thousands of connections each is slow. */
+function idleParsers(list: ParserList): ReadonlySet<object> {
+  if (looked?.list !== list) {
+    looked = { list, idle: new Set(list.idle()) }
+    queueMicrotask(() => {
+      looked = undefined
+    })
+  }
+  return looked.idle
+}
+
+function parserListOf(server: object | undefined): ParserList | undefined {
+  if (!server) return undefined
+  // A parser has known it itself, by `duration()`, in Node 20 alone.
+  const key = Object.getOwnPropertySymbols(server).find(
+    ({ description }) => description === 'http.server.connections',
+  )
+  const list = key && (server as Record<symbol, Partial<ParserList> | undefined>)[key]
+  return typeof list?.idle === 'function' ? (list as ParserList) : undefined
+}
 
 /** False where Node does not let us know for sure. */
 export function canPassOn(socket: Socket): boolean {
-  const { _handle: handle, parser } = socket as HttpSocket
+  const { _handle: handle, parser, server } = socket as HttpSocket
   return (
-    IS_PROVEN &&
     !socket.destroyed &&
     !socket.writableEnded &&
     /^(TCP|Pipe)$/.test(handle?.constructor.name ?? '') &&
     typeof (handle as Partial<Readable>).readStop === 'function' &&
-    typeof parser?.duration === 'function'
+    Boolean(parser) &&
+    parserListOf(server) !== undefined
   )
 }
 

@@ -7,6 +7,12 @@ export interface Slot {
   current: WorkerHandle | undefined
   /** Starts while `current` still serves. */
   next: WorkerHandle | undefined
+  /** In case `current`, which has been silent for long, turns out to hang: takes over then, and goes if it does not. */
+  spare: WorkerHandle | undefined
+  /** Spares in a row that were not needed. */
+  falseAlarms: number
+  /** Before this moment, by performance.now(), it gets no spare. */
+  spareAt: number
   replaceWanted: boolean
   failuresInRow: number
   restarts: number
@@ -36,6 +42,9 @@ export function emptySlot(index: number): Slot {
     index,
     current: undefined,
     next: undefined,
+    spare: undefined,
+    falseAlarms: 0,
+    spareAt: 0,
     replaceWanted: false,
     failuresInRow: 0,
     restarts: 0,

@@ -5,6 +5,7 @@ import { type BackoffOptions, backoffMs } from './backoff.ts'
 import type { DrainTimes } from './drain.ts'
 import { type RecycleLimits, recycleReason } from './recycle.ts'
 import { emptySlot, type Slot, statusOf, type WorkerStatus } from './slot.ts'
+import { createSpares, spareLeadMs } from './spare.ts'
 import {
   describeExit,
   type ForkOptions,
@@ -31,7 +32,7 @@ export interface SupervisorOptions {
   /** Whether another worker can go on with the idle connections of one that leaves. */
   readonly canPassOn: boolean
   /** Everything about a fork that does not depend on the slot's history. */
-  forkOptions(index: number): Omit<ForkOptions, 'index' | 'generation'>
+  forkOptions(index: number): Omit<ForkOptions, 'index' | 'generation' | 'hangLeadMs'>
 }
 
 export interface SupervisorEvents {
@@ -109,6 +110,13 @@ export function createSupervisor(options: SupervisorOptions): Supervisor {
   let stopping = false
   let started = false
   let lastReason = ''
+  /** How long the last worker took from its fork until it was ready. */
+  let bootMs = Number.POSITIVE_INFINITY
+  const spares = createSpares({
+    fork,
+    leave: (worker) => leave(worker, options.drain.reloadTimeoutMs),
+    hasRoomFor,
+  })
   let retryTimer: NodeJS.Timeout | undefined
 
   function reconcile(): void {
@@ -118,6 +126,7 @@ export function createSupervisor(options: SupervisorOptions): Supervisor {
     }
     for (let index = 0; index < desired; index++) fill(slotAt(index))
     for (const slot of slots.values()) if (slot.index >= desired) vacate(slot)
+    spares.keep(slots.values(), !reload)
     takeOver()
     settleReload()
     settleBoot()
@@ -154,18 +163,24 @@ export function createSupervisor(options: SupervisorOptions): Supervisor {
   /** Limits replace one worker at a time. */
   function isReplacing(): boolean {
     if (reload || leaving.size > 0) return true
-    return [...slots.values()].some((slot) => slot.replaceWanted || !slot.current)
+    return [...slots.values()].some((slot) => slot.replaceWanted || slot.spare || !slot.current)
   }
 
   function vacate(slot: Slot): void {
     slots.delete(slot.index)
-    for (const worker of [slot.current, slot.next]) if (worker) leave(worker, options.drain.reloadTimeoutMs)
+    for (const worker of [slot.current, slot.next, slot.spare])
+      if (worker) leave(worker, options.drain.reloadTimeoutMs)
     reload?.pending.delete(slot.index)
   }
 
   function fork(slot: Slot): WorkerHandle {
     const worker = forkWorker(
-      { ...options.forkOptions(slot.index), index: slot.index, generation },
+      {
+        ...options.forkOptions(slot.index),
+        index: slot.index,
+        generation,
+        hangLeadMs: (timeoutMs) => spareLeadMs(timeoutMs, bootMs),
+      },
       workerEvents,
     )
     tell('worker-started', worker)
@@ -176,7 +191,8 @@ export function createSupervisor(options: SupervisorOptions): Supervisor {
   function leave(worker: WorkerHandle, timeoutMs: number, delayMs = 0): void {
     const { lingerMs } = options.drain
     leaving.add(worker)
-    if (worker.state === 'starting') worker.kill()
+    // One that listens may have been given a request before it counts as ready.
+    if (worker.state === 'starting' && !worker.listens) worker.kill()
     else
       worker.drain({ delayMs, lingerMs, timeoutMs } satisfies DrainTimes, {
         appEnd: options.appEnd,
@@ -187,7 +203,9 @@ export function createSupervisor(options: SupervisorOptions): Supervisor {
   const workerEvents: WorkerEvents = {
     ready(worker) {
       const slot = slots.get(worker.index)
-      if (!slot || slot.next !== worker) return
+      if (!slot || (slot.next !== worker && slot.spare !== worker)) return
+      bootMs = Date.now() - worker.startedAt
+      if (slot.spare === worker) return tell('worker-ready', worker)
       slot.firstBoot = 'ready'
       if (reload?.generation === worker.generation) reload.canary = false
       if (!waitsForOthers(slot)) promote(slot)
@@ -197,9 +215,13 @@ export function createSupervisor(options: SupervisorOptions): Supervisor {
     retire(worker) {
       const slot = slots.get(worker.index)
       if (slot?.next === worker && worker.state === 'starting') worker.kill() // it has nothing to finish yet
+      if (slot?.spare === worker) spares.drop(slot)
       if (slot?.current !== worker) return
       slot.replaceWanted = true
       reconcile()
+    },
+    silence(worker) {
+      if (slots.get(worker.index)?.current === worker) reconcile()
     },
     beat(worker, beat) {
       const slot = slots.get(worker.index)
@@ -219,7 +241,10 @@ export function createSupervisor(options: SupervisorOptions): Supervisor {
       }
       const slot = slots.get(worker.index)
       if (!slot) return
-      if (slot.next === worker) bootFailed(slot, worker, exit)
+      if (slot.spare === worker) {
+        spares.failed(slot)
+        tell('worker-exited', worker, exit, undefined)
+      } else if (slot.next === worker) bootFailed(slot, worker, exit)
       else if (slot.current === worker) crashed(slot, worker, exit)
       reconcile()
     },
@@ -263,6 +288,7 @@ export function createSupervisor(options: SupervisorOptions): Supervisor {
     slot.restarts += 1
     slot.replaceWanted = false
     if (Date.now() - worker.startedAt >= options.backoff.stableAfterMs) slot.failuresInRow = 0
+    spares.use(slot)
     if (slot.next?.state === 'ready') promote(slot)
     // Its replacement is on its way already: no second one, and nothing to wait for.
     if (slot.next ?? slot.current) tell('worker-exited', worker, exit, 0)
@@ -344,9 +370,9 @@ export function createSupervisor(options: SupervisorOptions): Supervisor {
     ;(events.emit as (event: Event, ...args: SupervisorEvents[Event]) => boolean)(event, ...args)
   }
 
-  /** Whether as many workers again fit beside those there are, with a margin for what they have not yet allocated. */
-  function hasRoomForAll(): boolean {
-    const memories = [...slots.values()].map(({ current }) => current?.beat?.memory ?? UNKNOWN_MEMORY_BYTES)
+  /** Whether another worker for each fits beside those there are, with a margin for what they have not yet allocated. */
+  function hasRoomFor(some: Iterable<Slot>): boolean {
+    const memories = [...some].map(({ current }) => current?.beat?.memory ?? UNKNOWN_MEMORY_BYTES)
     return process.availableMemory() > MEMORY_MARGIN * memories.reduce((sum, each) => sum + each, 0)
   }
 
@@ -358,6 +384,9 @@ export function createSupervisor(options: SupervisorOptions): Supervisor {
     reload = { how, generation, pending, canary: true, attemptsLeft: ROLLING_ATTEMPTS, resolve, reject }
     for (const slot of slots.values()) {
       slot.parked = false
+      slot.falseAlarms = 0
+      slot.spareAt = 0
+      spares.drop(slot) // it is of the old version
       slot.retryAt = 0 // a slot that waits out a crash of the old version has no reason to wait for the new one
       if (how !== 'stop-first') continue
       for (const worker of [slot.current, slot.next]) if (worker) leave(worker, options.drain.stopTimeoutMs)
@@ -381,7 +410,7 @@ export function createSupervisor(options: SupervisorOptions): Supervisor {
       for (const slot of slots.values()) slot.parked = false
       reconcile()
     },
-    reload: () => beginReload(hasRoomForAll() ? 'at-once' : 'rolling'),
+    reload: () => beginReload(hasRoomFor(slots.values()) ? 'at-once' : 'rolling'),
     restart: () => beginReload('stop-first'),
     stop() {
       if (!stopping) {
@@ -393,7 +422,7 @@ export function createSupervisor(options: SupervisorOptions): Supervisor {
         reload?.reject(new SharedStateError('ERR_AS_ONE_CLOSED', 'the cluster stopped during the reload'))
         reload = undefined
         for (const slot of slots.values()) {
-          for (const worker of [slot.current, slot.next])
+          for (const worker of [slot.current, slot.next, slot.spare])
             if (worker) leave(worker, options.drain.stopTimeoutMs, options.drain.delayMs + HAND_OVER_MS)
         }
         slots.clear()
@@ -406,6 +435,7 @@ export function createSupervisor(options: SupervisorOptions): Supervisor {
       for (const slot of slots.values()) {
         slot.current?.kill()
         slot.next?.kill()
+        slot.spare?.kill()
       }
     },
     status() {

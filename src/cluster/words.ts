@@ -34,7 +34,7 @@ export function putIntoWords(events: EventEmitter<SupervisorEvents>): () => void
     }
     const more = last && last.unsaid > 0 ? ` (and ${last.unsaid} times before that)` : ''
     lastSaid.set(worker.index, { at: performance.now(), unsaid: 0 })
-    const next = restartMs === 0 ? 'its replacement is starting' : `next attempt in ${restartMs} ms`
+    const next = restartMs === 0 ? 'its replacement has been started' : `next attempt in ${restartMs} ms`
     sayOrHold(`${named(worker)} ${describeExit(exit)}${more}, ${next}${reported(worker)}`)
   })
   events.on('worker-parked', (worker, exit) =>

@@ -79,6 +79,7 @@ export function startWorkerAgent(): WorkerAgent {
 
   process.on('message', (received) => {
     const message = unwrap<ToWorker>(received)
+    if (message?.type === 'give-signs') setInterval(() => tell({ type: 'sign' }), message.everyMs).unref()
     if (message?.type !== 'drain') return
     drainAndExit(message, 0, { appEnd: message.appEnd, send: message.passOn ? passOn : undefined })
   })

@@ -5,7 +5,7 @@ import { awakeTimeout } from './awake-timeout.ts'
 import { BEAT_MS, type Beat } from './beat.ts'
 import { type ToPrimary, type ToWorker, unwrap, wrap } from './control.ts'
 import type { DrainTimes } from './drain.ts'
-import { watchForHang } from './hang-watch.ts'
+import { signEveryMs, watchForHang } from './hang-watch.ts'
 import type { Connection } from './listeners.ts'
 import { recycleSpread } from './recycle.ts'
 import { redispatchOnDeath } from './redispatch.ts'
@@ -25,6 +25,8 @@ export interface WorkerHandle {
   readonly address: WorkerAddress | undefined
   /** What it last told of itself. */
   readonly beat: Beat | undefined
+  /** It will soon have been silent for as long as it may. */
+  readonly silent: boolean
   /** Its own factor for the limits after which it is replaced. */
   readonly spread: number
   /** Why it could not be started or run, as it has told us over IPC; its stderr does not have it. */
@@ -45,6 +47,8 @@ export interface WorkerEvents {
   ready(worker: WorkerHandle): void
   retire(worker: WorkerHandle): void
   beat(worker: WorkerHandle, beat: Beat): void
+  /** `worker.silent` has changed. */
+  silence(worker: WorkerHandle): void
   exited(worker: WorkerHandle, exit: WorkerExit): void
 }
 
@@ -71,6 +75,8 @@ export interface ForkOptions {
   readonly readyWhen: ReadyWhen
   /** A ready worker that says nothing for this long is killed. */
   readonly hangTimeoutMs: number | undefined
+  /** How long before that its silence is told. */
+  readonly hangLeadMs: (timeoutMs: number) => number
   /** Taken for ready after this long though it does not listen: a queue worker never will. Undefined: it must. */
   readonly settleMs?: number | undefined
   readonly onListening: () => void
@@ -116,6 +122,7 @@ export function forkWorker(options: ForkOptions, events: WorkerEvents): WorkerHa
   let listens = false
   let address: WorkerAddress | undefined
   let beat: Beat | undefined
+  let silent = false
   const spread = recycleSpread()
   let stopKilling = (): void => {}
   const stopReadyTimer = awakeTimeout(() => {
@@ -146,6 +153,9 @@ export function forkWorker(options: ForkOptions, events: WorkerEvents): WorkerHa
     get beat() {
       return beat
     },
+    get silent() {
+      return silent
+    },
     spread,
     get report() {
       return report ?? (child.pid === undefined ? failure : undefined)
@@ -172,18 +182,30 @@ export function forkWorker(options: ForkOptions, events: WorkerEvents): WorkerHa
   const { hangTimeoutMs } = options
   const hangWatch =
     hangTimeoutMs !== undefined && child.pid !== undefined
-      ? watchForHang(child.pid, hangTimeoutMs, () => {
-          if (!listens) return // a script that serves nobody may compute as long as it likes
-          report = `its event loop has been blocked for ${hangTimeoutMs} ms (hangTimeout), so it was killed`
-          child.kill('SIGKILL')
+      ? watchForHang({
+          pid: child.pid,
+          timeoutMs: hangTimeoutMs,
+          leadMs: () => options.hangLeadMs(hangTimeoutMs),
+          onSilence(to) {
+            silent = to && listens
+            events.silence(handle)
+          },
+          onHang() {
+            if (!listens) return // a script that serves nobody may compute as long as it likes
+            report = `its event loop has been blocked for ${hangTimeoutMs} ms (hangTimeout), so it was killed`
+            child.kill('SIGKILL')
+          },
         })
       : undefined
 
+  const heard = (): void => hangWatch?.heard(beat?.inspected ?? false)
   const becomeReady = (): void => {
     if (state !== 'starting') return
     stopWaiting()
     state = 'ready'
-    hangWatch?.heard(beat)
+    heard()
+    if (hangTimeoutMs !== undefined && signEveryMs(hangTimeoutMs) < BEAT_MS)
+      send({ type: 'give-signs', everyMs: signEveryMs(hangTimeoutMs) })
     events.ready(handle)
   }
   const send = (message: ToWorker): void => {
@@ -194,7 +216,9 @@ export function forkWorker(options: ForkOptions, events: WorkerEvents): WorkerHa
     const message = unwrap<ToPrimary>(received)
     if (message?.type === 'ready') becomeReady()
     else if (received === 'ready' && options.readyWhen === 'message') becomeReady()
-    else if (message?.type === 'retire') events.retire(handle)
+    else if (message?.type === 'sign') {
+      if (state === 'ready') heard()
+    } else if (message?.type === 'retire') events.retire(handle)
     else if (message?.type === 'connection') options.onConnection(sent as Connection)
     else if (message?.type === 'beat') {
       // The first one comes when the script has been evaluated and its event loop turns, however busy the machine is.
@@ -202,7 +226,7 @@ export function forkWorker(options: ForkOptions, events: WorkerEvents): WorkerHa
         settleTimer = setTimeout(becomeReady, Math.max(0, options.settleMs - BEAT_MS))
       beat = message.beat
       if (state !== 'ready') return
-      hangWatch?.heard(beat)
+      heard()
       events.beat(handle, beat)
     } else if (message?.type === 'failed')
       report = message.stack?.includes(message.message) ? message.stack : message.message
@@ -258,6 +282,7 @@ function stillborn({ index, generation }: ForkOptions, events: WorkerEvents, rea
     listens: false,
     address: undefined,
     beat: undefined,
+    silent: false,
     spread: 1,
     report: reason,
     reason,

@@ -1,7 +1,8 @@
-import { Cluster, Redis, type RedisOptions } from 'ioredis'
+import type { Cluster, Redis, RedisOptions } from 'ioredis'
 import { withDeadline } from '../core/abort.ts'
 import { channels } from '../core/channels.ts'
 import { messageOf, SharedStateError } from '../core/errors.ts'
+import { ioredis } from './ioredis.ts'
 import { failLateCommands, type LateCommandsOptions } from './late-commands.ts'
 import type { ConnectTarget, RedisSource } from './source.ts'
 import { checkServerVersion } from './version.ts'
@@ -58,6 +59,7 @@ export interface RedisConnection {
 }
 
 export function createRedisConnection(source: RedisSource, connectionName: string): RedisConnection {
+  ioredis() // now, as a rule while the app loads, and not with the first request
   const listeners = new Set<(state: 'up' | 'down') => void>()
   let client: RedisClient | undefined
   let up = false
@@ -162,7 +164,7 @@ export function createRedisConnection(source: RedisSource, connectionName: strin
       return waiting.finally(() => waiter && waiters.delete(waiter))
     },
     async leaveReplica() {
-      if (!up || !(client instanceof Redis)) return false // a Cluster's nodes say MOVED
+      if (!up || !(client instanceof ioredis().Redis)) return false // a Cluster's nodes say MOVED
       const asked = client
       const info = String(await asked.info('replication').catch(() => '')) // refused, or late: others see to that
       if (!/^role:slave/m.test(info) || closing || client !== asked) return false
@@ -184,7 +186,7 @@ function openClient(target: ConnectTarget, connectionName: string): RedisClient 
   const profile = { ...STATE_PROFILE, connectionName, lazyConnect: true }
   if (target.kind === 'cluster') {
     const { enableOfflineQueue, ...perNode } = profile
-    const cluster = new Cluster([...target.nodes], {
+    const cluster = new (ioredis().Cluster)([...target.nodes], {
       ...target.options,
       enableOfflineQueue, // at the top level: inside redisOptions ioredis ignores it
       enableAutoPipelining: perNode.enableAutoPipelining,
@@ -200,7 +202,7 @@ function openClient(target: ConnectTarget, connectionName: string): RedisClient 
     })
     return cluster
   }
-  const redis = new Redis({
+  const redis = new (ioredis().Redis)({
     ...withoutTimers(target.options),
     ...profile,
     retryStrategy: reconnectDelayMs,

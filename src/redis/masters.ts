@@ -1,7 +1,8 @@
-import { type Cluster, Redis, type RedisOptions } from 'ioredis'
+import type { Cluster, Redis, RedisOptions } from 'ioredis'
 import { messageOf } from '../core/errors.ts'
 import { type Address, addressOf, mapped } from './address.ts'
 import type { RedisConnection } from './client.ts'
+import { ioredis } from './ioredis.ts'
 import { openSentinels } from './sentinels.ts'
 import { slotOf } from './slots.ts'
 import type { ConnectTarget } from './source.ts'
@@ -97,7 +98,7 @@ export async function clusterMasters(
 ): Promise<Masters> {
   const controls: Redis[] = []
   const connect = async (address: Address): Promise<Redis> => {
-    const control = new Redis({
+    const control = new (ioredis().Redis)({
       ...target.options.redisOptions,
       ...address,
       ...CONTROL_PROFILE,

@@ -1,7 +1,8 @@
-import { Redis, type RedisOptions } from 'ioredis'
+import type { Redis, RedisOptions } from 'ioredis'
 import { withDeadline } from '../core/abort.ts'
 import { messageOf } from '../core/errors.ts'
 import { reconnectDelayMs } from './client.ts'
+import { ioredis } from './ioredis.ts'
 
 /** What the sentinels say of one master. */
 export interface Sentinels {
@@ -19,7 +20,7 @@ export function openSentinels(options: RedisOptions, connectionName: string): Se
   const { sentinels = [], name = '', sentinelPassword, sentinelUsername, sentinelTLS, tls } = options
   const secure = sentinelTLS ?? (options.enableTLSForSentinelMode ? tls : undefined)
   const watchers = sentinels.map((address) => {
-    const watcher = new Redis({
+    const watcher = new (ioredis().Redis)({
       ...address,
       ...(secure && { tls: secure }),
       ...(sentinelPassword && { password: sentinelPassword }),

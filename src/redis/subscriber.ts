@@ -1,9 +1,10 @@
-import { Redis, type RedisOptions } from 'ioredis'
+import type { Redis, RedisOptions } from 'ioredis'
 import { withDeadline } from '../core/abort.ts'
 import { channels } from '../core/channels.ts'
 import { messageOf } from '../core/errors.ts'
 import { type Address, addressOf, mapped } from './address.ts'
 import { reconnectDelayMs } from './client.ts'
+import { ioredis } from './ioredis.ts'
 import type { ConnectTarget, RedisSource } from './source.ts'
 
 /** A dead or half-open link is noticed at the latest after one interval and one deadline. */
@@ -64,7 +65,7 @@ export function openSubscriber(source: RedisSource, options: SubscriberOptions):
 
   function open(redisOptions: RedisOptions): Redis {
     if (closed) throw new Error('closed')
-    const redis = new Redis({
+    const redis = new (ioredis().Redis)({
       ...redisOptions,
       protocol: 2,
       replyMapping: 'legacy',

@@ -1,6 +1,7 @@
-import { Redis, type RedisOptions } from 'ioredis'
+import type { Redis, RedisOptions } from 'ioredis'
 import { withDeadline } from '../core/abort.ts'
 import { messageOf } from '../core/errors.ts'
+import { ioredis } from './ioredis.ts'
 
 const CONNECT_TIMEOUT_MS = 2_000
 const INVALIDATIONS = '__redis__:invalidate'
@@ -25,7 +26,7 @@ export class TrackingLink {
 
   constructor(redisOptions: RedisOptions, options: TrackingLinkOptions) {
     this.#options = options
-    this.#redis = new Redis({
+    this.#redis = new (ioredis().Redis)({
       ...redisOptions,
       protocol: 2,
       replyMapping: 'legacy',

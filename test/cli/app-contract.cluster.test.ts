@@ -3,7 +3,7 @@ import { join } from 'node:path'
 import { beforeAll, describe, expect, test } from 'vitest'
 import { freePort, isAlive, until } from '../helpers/fork.ts'
 import { get } from '../helpers/http.ts'
-import { type Listed, type Outcome, openPlace, type Place } from './as-one.ts'
+import { type Listed, LOOK_EVERY_MS, type Outcome, openPlace, type Place } from './as-one.ts'
 
 const server = (body: string): string => `const http = require('node:http')
 const listen = (port = process.env.PORT, more = {}) => http.createServer((req, res) => res.end(JSON.stringify({ pid: process.pid, ...more }))).listen(port)
@@ -13,7 +13,7 @@ ${body}
 /** Each as PM2's documentation has it, or as it goes wrong there. */
 const SCRIPTS = {
   'told.cjs': server(
-    "listen(); setTimeout(() => { console.log('says ready'); process.send('ready') }, 3000)",
+    "listen(); setTimeout(() => { console.log('says ready'); process.send('ready') }, 1000)",
   ),
   'message.cjs': server(
     "listen(); process.on('message', (m) => { if (m === 'shutdown') { console.log('bye'); setTimeout(() => process.exit(0), 50) } })",
@@ -23,7 +23,7 @@ const SCRIPTS = {
   'deaf.cjs': server(
     "listen(); process.on('SIGINT', () => console.log('no')); process.on('SIGTERM', () => {}); setInterval(() => {}, 1000)",
   ),
-  'late.cjs': server('setTimeout(() => listen(process.env.PORT, { late: true }), 2500)'),
+  'late.cjs': server('setTimeout(() => listen(process.env.PORT, { late: true }), 1500)'),
   'two.cjs': server('listen(); listen(process.env.SECOND_PORT, { second: true })'),
   'loops.cjs': server('listen(); setTimeout(() => process.exit(3), 200)'),
   'parks.cjs': 'setTimeout(() => process.exit(7), 1500)',
@@ -123,6 +123,7 @@ describe('apps written for PM2', () => {
     const before = await restarts()
     await until(async () => (await restarts()) > before + 2, {
       what: 'three more restarts',
+      every: LOOK_EVERY_MS,
       deadline: 60_000,
     })
     expect(await app('loops')).toMatchObject({ status: 'online' })
@@ -131,6 +132,7 @@ describe('apps written for PM2', () => {
   test('a stop exit code is the end of that worker, until the next start', async () => {
     await until(async () => (await app('parks')).workers[0]?.state === 'parked', {
       what: 'the worker to be parked',
+      every: LOOK_EVERY_MS,
     })
     expect((await place.run('logs', 'parks')).stdout).toMatch(/exited with code 7, one of .*stopExitCodes/)
   })

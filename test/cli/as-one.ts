@@ -9,6 +9,9 @@ import { freePort } from '../helpers/ports.ts'
 const root = fileURLToPath(new URL('../..', import.meta.url))
 const main = join(root, 'dist/cli/main.js')
 
+/** Each look by `list` is a process of its own, which keeps the cores from what is waited for. */
+export const LOOK_EVERY_MS = 250
+
 export interface Outcome {
   readonly code: number | null
   readonly stdout: string

@@ -12,7 +12,7 @@ import { join } from 'node:path'
 import { expect, test } from 'vitest'
 import { isAlive, until } from '../helpers/fork.ts'
 import { get, steadyLoad } from '../helpers/http.ts'
-import { appText, copyExample, openPlace } from './as-one.ts'
+import { appText, copyExample, LOOK_EVERY_MS, openPlace } from './as-one.ts'
 
 test('an ecosystem file written for PM2: start, list, logs, scale, reload under load, stop, start, delete', async () => {
   const place = await openPlace()
@@ -31,7 +31,11 @@ test('an ecosystem file written for PM2: start, list, logs, scale, reload under 
   const ready = async (): Promise<number> =>
     (await place.list()).find(({ name }) => name === 'web')?.workers.filter(({ state }) => state === 'ready')
       .length ?? 0
-  await until(async () => (await ready()) === 3, { what: 'three workers', deadline: 20_000 })
+  await until(async () => (await ready()) === 3, {
+    what: 'three workers',
+    deadline: 20_000,
+    every: LOOK_EVERY_MS,
+  })
 
   const load = steadyLoad({ url: `${place.url}/slow`, clients: 6 })
   const reloaded = await place.run('reload', 'web')
@@ -42,7 +46,7 @@ test('an ecosystem file written for PM2: start, list, logs, scale, reload under 
   expect(ok).toBeGreaterThan(10)
 
   expect((await place.run('scale', 'web', '-1')).stdout).toBe('web: 2 workers\n')
-  await until(async () => (await ready()) === 2, { what: 'two workers' })
+  await until(async () => (await ready()) === 2, { what: 'two workers', every: LOOK_EVERY_MS })
   const logs = await place.run('logs', 'web', '--lines', '50')
   expect(logs.stdout).toContain(`[web:0] http://localhost:${place.port}`)
   const json = (await place.run('logs', 'queue', '--json')).stdout.trim().split('\n')
@@ -170,6 +174,7 @@ test('several apps in the foreground: prefixed lines, one that is killed comes b
   await again.waitFor(/queue: its primary has ended \(SIGKILL\)/)
   await until(async () => ![undefined, killed].includes(await pidOf()), {
     what: 'another primary',
+    every: LOOK_EVERY_MS,
     deadline: 20_000,
   })
   again.kill('SIGTERM')

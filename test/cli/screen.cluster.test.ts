@@ -3,7 +3,7 @@ import { join } from 'node:path'
 import { expect, test } from 'vitest'
 import { track } from '../helpers/cleanup.ts'
 import { until } from '../helpers/fork.ts'
-import { appText, openPlace, type Place } from './as-one.ts'
+import { appText, LOOK_EVERY_MS, openPlace, type Place } from './as-one.ts'
 
 const main = new URL('../../dist/cli/main.js', import.meta.url).pathname
 const hasTmux = spawnSync('tmux', ['-V']).status === 0
@@ -16,6 +16,7 @@ async function withApps(): Promise<Place> {
   expect(await place.run('start')).toMatchObject({ code: 0 })
   await until(async () => (await place.list())[0]?.workers.every(({ memory }) => (memory ?? 0) > 0), {
     what: 'the first heartbeats',
+    every: LOOK_EVERY_MS,
   })
   return place
 }

@@ -67,7 +67,7 @@ test('a crash loop backs off, is told once a minute, and costs the others nothin
     '1',
     `import { existsSync } from 'node:fs'
     if (process.env.AS_ONE_WORKER === '1')
-      setInterval(() => existsSync(${JSON.stringify(broken)}) && process.exit(3), 300)`,
+      setInterval(() => existsSync(${JSON.stringify(broken)}) && process.exit(3), 100)`,
   )
   const cluster = await startCluster({ app, options: { backoff: { min: 50, max: 400 } } })
   const [healthy] = await cluster.pids()
@@ -88,7 +88,7 @@ test('a crash loop backs off, is told once a minute, and costs the others nothin
   await until(async () => (await cluster.status()).workers[1]?.state === 'ready', { what: 'slot 1 to serve' })
   const { pid: last } = cluster.events('worker-ready').at(-1) ?? {}
   await until(async () => (await cluster.who()).version === '2', { what: 'the repaired worker to answer' })
-  await sleep(500) // longer than the life of a broken one
+  await sleep(300) // longer than the life of a broken one
   expect(isAlive(last ?? 0)).toBe(true)
 })
 

@@ -4,6 +4,7 @@ import http2, { type ClientHttp2Session, createServer as createHttp2Server } fro
 import https from 'node:https'
 import { createRequire } from 'node:module'
 import net, { type AddressInfo, type Socket } from 'node:net'
+import tls from 'node:tls'
 import { expect, test } from 'vitest'
 import { type Connections, trackConnections } from '../../src/cluster/connections.ts'
 import { drain } from '../../src/cluster/drain.ts'
@@ -76,6 +77,34 @@ test('HTTP/2: GOAWAY at once, what has begun or is on its way is answered, then 
   expect(await draining).toBe(0)
   expect(goaways[0]).toBe(0)
   expect(client.closed || client.destroyed).toBe(true)
+})
+
+test('HTTP/2: a session whose handshake ends during the drain has its first request answered', async () => {
+  const connections = tracked()
+  const key = Buffer.from('shared by both ends, so that no certificate is needed')
+  const server = http2.createSecureServer({ pskCallback: () => key, ciphers: 'PSK' }, (_req, res) => {
+    res.end('done')
+  })
+  const port = await listening(server)
+  const accepted = once(server, 'connection')
+  const socket = net.connect(port, '127.0.0.1')
+  await accepted
+  const draining = drain(connections, { ...quick, lingerMs: 1_000 }, [])
+  const client = http2.connect(`https://127.0.0.1:${port}`, {
+    createConnection: () =>
+      tls.connect({
+        socket,
+        ALPNProtocols: ['h2'],
+        ciphers: 'PSK',
+        pskCallback: () => ({ psk: key, identity: 'test' }),
+        checkServerIdentity: () => undefined,
+      }),
+  })
+  track({ [Symbol.asyncDispose]: async () => client.destroy() })
+  await once(client, 'remoteSettings') // had it been told by now to go away, it could ask nothing
+  await new Promise((resolve) => setTimeout(resolve, 20))
+  expect(await ask(client, '/')).toBe('done')
+  expect(await draining).toBe(0)
 })
 
 test('HTTP/2: an idle connection is closed after the linger, an event stream is ended', async () => {

@@ -69,7 +69,7 @@ test('a new version that listens on another port as well is taken; where it want
 
 test('a port that somebody else takes while no worker is up: said with each attempt, and served again once it is free', async () => {
   const cluster = await startCluster({
-    options: { ...quick, workers: 1, backoff: { min: 1_500, max: 1_500 } },
+    options: { ...quick, workers: 1, backoff: { min: 800, max: 800 } },
   })
   const [worker = 0] = await cluster.pids()
   sendSignal(worker ?? 0, 'SIGKILL') // with the last worker the primary's socket closes

@@ -6,6 +6,7 @@ import type { Receipt } from '../../src/index.ts'
 import { track } from '../helpers/cleanup.ts'
 import { commandOf, isAlive, until } from '../helpers/fork.ts'
 import { steadyLoad } from '../helpers/http.ts'
+import { isLong } from '../helpers/long.ts'
 import { isFree } from '../helpers/ports.ts'
 import { processesIn, sendSignal } from '../helpers/processes.ts'
 import { startCluster, type TestCluster, whenInFlight } from './start-cluster.ts'
@@ -73,6 +74,9 @@ test('with nothing configured: kill -9 of a worker, of Redis and of the primary'
   expect(await isFree(cluster.port)).toBe(true)
   await until(() => !(pids as number[]).some(isAlive), { what: 'the workers to go', deadline: 25_000 })
   expect(isAlive(next)).toBe(true) // a new primary could still take it over
+  const guardians = cluster.primary.tree().map(commandOf)
+  expect(guardians.filter((command) => /^\/bin\/sh .* 30$/s.test(command.trim()))).toHaveLength(1) // its seconds
+  if (!isLong) return
   await until(() => cluster.primary.tree().length === 0, {
     what: 'nobody to be left',
     deadline: 35_000 - (performance.now() - killedAt),

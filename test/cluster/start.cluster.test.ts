@@ -1,8 +1,10 @@
+import { execFileSync } from 'node:child_process'
 import { once } from 'node:events'
 import { existsSync } from 'node:fs'
 import { createServer } from 'node:http'
 import net from 'node:net'
 import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
 import { describe, expect, test } from 'vitest'
 import { tempDir } from '../helpers/cleanup.ts'
 import { isAlive, until } from '../helpers/fork.ts'
@@ -43,6 +45,20 @@ test('workers answer in turn, with dense indexes, and see nothing of our channel
   expect(await cluster.primary.exit).toEqual({ code: 0, signal: null })
   expect(cluster.primary.tree()).toEqual([])
   expect(cluster.primary.stderr()).toBe('')
+})
+
+test('a process that opens no connection of its own does not load ioredis', () => {
+  const loaded = (body: string): boolean => {
+    const script = `${body}
+      const { cache } = (await import('node:module')).createRequire(import.meta.url)
+      console.log(Object.keys(cache).some((file) => file.includes('/ioredis/')))
+      process.exit()`
+    const root = fileURLToPath(new URL('../..', import.meta.url))
+    const args = ['--import', './dist/cluster/agent.js', '--input-type=module', '-e', script]
+    return execFileSync(process.execPath, args, { cwd: root, encoding: 'utf8' }) === 'true\n'
+  }
+  expect(loaded("await import('as-one')")).toBe(false)
+  expect(loaded("const { sharedCache } = await import('as-one'); sharedCache()")).toBe(true) // no request waits for it
 })
 
 test.each([

@@ -14,6 +14,8 @@ import {
   workersOf,
 } from './start-cluster.ts'
 
+const quick = { drain: { linger: '200ms' } }
+
 /** Four slow requests, on fresh and kept-alive connections, all in the hands of the app. */
 async function slowRequests(cluster: TestCluster, ms: number): Promise<Promise<number>[]> {
   const path = `/slow?ms=${ms}`
@@ -45,7 +47,7 @@ describe('requests in flight finish', () => {
       },
     ],
   ])('%s', async (_name, stop) => {
-    const cluster = await startCluster({ env: { LOG: '1' } })
+    const cluster = await startCluster({ env: { LOG: '1' }, options: quick })
     const replies = await slowRequests(cluster, 800)
     stop(cluster.primary)
     expect(await Promise.all(replies)).toEqual([200, 200, 200, 200])
@@ -55,7 +57,7 @@ describe('requests in flight finish', () => {
   })
 
   test('stop() of the handle, after which the process ends by itself', async () => {
-    const cluster = await startCluster({ env: { LOG: '1' } })
+    const cluster = await startCluster({ env: { LOG: '1' }, options: quick })
     const replies = await slowRequests(cluster, 800)
     await cluster.tell('stop')
     expect(await Promise.all(replies)).toEqual([200, 200, 200, 200])
@@ -133,7 +135,7 @@ describe('a stop before the start is over', () => {
 
   test('at any moment of the start of a managed Redis', async () => {
     const rng = fileRng()
-    const moments = Array.from({ length: long(6, 60) }, () => rng.int(100, 1_500))
+    const moments = Array.from({ length: long(4, 60) }, () => rng.int(100, 1_500))
     const lanes = Array.from({ length: 3 }, async () => {
       for (let ms = moments.pop(); ms !== undefined; ms = moments.pop()) {
         const cluster = await spawnCluster({ redisUrl: null })
@@ -155,7 +157,7 @@ describe('a stop before the start is over', () => {
  * closed loop of 12 clients on loopback 2 in 75 stops. Without closing first: 273 in 25 stops, almost all 12 each time.
  */
 test('a connection made before a stop is answered: a load balancer may not send a POST twice', async () => {
-  const rounds = long(4, 25)
+  const rounds = long(2, 25)
   const total = { ok: 0, lost: 0 }
   for (let round = 0; round < rounds; round++) {
     const cluster = await startCluster({ options: { workers: 2 } })
