@@ -20,6 +20,7 @@ import { createRedisSource, type RedisSource } from '../redis/source.ts'
 import { checkRedis } from './check-redis.ts'
 import { type HealthPort, openHealthPort } from './health.ts'
 import { trackListeners } from './listeners.ts'
+import { returnLoadGarbage } from './load-garbage.ts'
 import { redisIfThere } from './optional-redis.ts'
 import { MAX_WORKERS, type ResolvedClusterOptions } from './options.ts'
 import { guardOrphans } from './orphan-guardian.ts'
@@ -251,7 +252,8 @@ export async function startPrimary(
     const verbs = { reload, restart, stop, subscribe }
     handle = handleOf(options, source, supervisor, { ...verbs, healthPort: health?.port })
     hooks.onStarting?.(handle)
-    await supervisor.start()
+    const started = supervisor.start()
+    await Promise.all([started, returnLoadGarbage()]) // while the workers load their apps, nobody waits for the primary
     return handle
   } catch (error) {
     if (!stopping) supervisor?.kill() // else those that serve already are draining

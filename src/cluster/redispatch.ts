@@ -12,6 +12,7 @@ interface ClusterMessage {
 }
 
 interface HandedOver {
+  readonly seq: number
   readonly key: string
   readonly handle: { close(): void }
 }
@@ -20,10 +21,10 @@ interface HandedOver {
 interface Watched {
   /** Listening sockets it takes connections of. */
   readonly keys: Set<string>
-  /** Handed over and not yet acknowledged, by sequence number. */
-  readonly pending: Map<number, HandedOver>
-  /** Descriptors on their way, oldest first: the sequence number of a connection, or none. Undefined: no longer known. */
-  onTheWay: (number | undefined)[] | undefined
+  /** Handed over and not yet acknowledged: one per listening socket, since round robin waits for the answer. */
+  readonly pending: HandedOver[]
+  /** Descriptors on their way, oldest first: that of a connection, or of something else. Undefined: no longer known. */
+  onTheWay: (HandedOver | undefined)[] | undefined
 }
 
 /** Before a connection that a worker had no file descriptor for is given to the next one. */
@@ -45,38 +46,63 @@ export function redispatchOnDeath(worker: Worker): void {
   const { process: child } = worker
   const send: unknown = child.send
   if (typeof send !== 'function') return
-  const own: Watched = { keys: new Set(), pending: new Map(), onTheWay: [] }
+  const own: Watched = { keys: new Set(), pending: [], onTheWay: [] }
   watched.set(worker, own)
 
-  // Node calls `child.send` for its own messages too, with the connection as second argument.
-  child.send = function (this: unknown, ...args: unknown[]) {
-    note(args[0] as ClusterMessage | null, args[1])
-    if (args[1]) own.onTheWay?.push(seqOf(args[0] as ClusterMessage | null))
-    return send.apply(this, args) as boolean
+  // Node calls `child.send` for its own messages too, with the connection as second argument. This and the listener below
+  // run for each connection of the cluster: no rest arguments, no Map, at most one small object.
+  child.send = function (
+    this: unknown,
+    message: unknown,
+    handle?: unknown,
+    options?: unknown,
+    sent?: unknown,
+  ) {
+    if (handle && typeof handle === 'object')
+      own.onTheWay?.push(noteConnection(message as ClusterMessage | null, handle))
+    else noteListening(message as ClusterMessage | null)
+    return send.call(this, message, handle, options, sent) as boolean
   } as typeof child.send
 
-  function note(message: ClusterMessage | null, handle: unknown): void {
-    if (message?.cmd !== 'NODE_CLUSTER' || typeof message.key !== 'string') return
-    if (message.act === 'newconn') {
-      if (typeof message.seq === 'number' && isClosable(handle))
-        own.pending.set(message.seq, { key: message.key, handle })
-    } else if (message.ack !== undefined && !message.errno) own.keys.add(message.key)
+  function noteConnection(message: ClusterMessage | null, handle: unknown): HandedOver | undefined {
+    if (message?.cmd !== 'NODE_CLUSTER') return undefined
+    const { act, seq, key } = message
+    if (act !== 'newconn' || typeof seq !== 'number' || typeof key !== 'string' || !isClosable(handle)) {
+      noteListening(message) // with `balance: 'os'` the answer carries the listening socket
+      return undefined
+    }
+    const handedOver = { seq, key, handle }
+    own.pending.push(handedOver)
+    return handedOver
+  }
+
+  function noteListening(message: ClusterMessage | null): void {
+    if (message?.cmd !== 'NODE_CLUSTER' || message.ack === undefined || message.errno) return
+    if (typeof message.key === 'string') own.keys.add(message.key)
   }
 
   child.on('internalMessage' as 'message', (received: unknown) => {
     const message = received as ClusterMessage | null
-    if (message?.cmd === 'NODE_HANDLE_ACK') own.onTheWay?.shift()
+    if (message?.cmd === 'NODE_CLUSTER') {
+      if (typeof message.ack === 'number') acknowledged(message.ack)
+      else if (message.act === 'close' && typeof message.key === 'string') own.keys.delete(message.key)
+    } else if (message?.cmd === 'NODE_HANDLE_ACK') takeOldest(own.onTheWay)
     else if (message?.cmd === 'NODE_HANDLE_NACK') notArrived()
-    if (message?.cmd !== 'NODE_CLUSTER') return
-    if (typeof message.ack === 'number') own.pending.delete(message.ack)
-    else if (message.act === 'close' && typeof message.key === 'string') own.keys.delete(message.key)
   })
 
+  function acknowledged(seq: number): void {
+    if (own.pending[0]?.seq === seq) takeOldest(own.pending)
+    else own.pending.splice(0, Infinity, ...own.pending.filter((each) => each.seq !== seq))
+  }
+
   function notArrived(): void {
-    const seq = own.onTheWay?.shift()
+    const lost = takeOldest(own.onTheWay)
     // What an app sends to its worker Node may send again: from here on nobody knows which one is meant.
-    if (seq === undefined) own.onTheWay = undefined
-    else setTimeout(() => own.pending.has(seq) && watched.has(worker) && giveBack(worker, seq), RETRY_MS)
+    if (lost === undefined) own.onTheWay = undefined
+    else
+      setTimeout(() => {
+        if (own.pending.includes(lost) && watched.has(worker)) giveBack(worker, lost.seq)
+      }, RETRY_MS)
   }
 
   // Until the channel has been read to its end an acknowledgement may still come. 'disconnect' alone will not do: Node
@@ -88,20 +114,19 @@ export function redispatchOnDeath(worker: Worker): void {
   }
   function settle(): void {
     if (!watched.delete(worker)) return
-    for (const [seq, { key, handle }] of own.pending) {
+    for (const { seq, key, handle } of own.pending.splice(0)) {
       if ([...watched.values()].some((other) => other.keys.has(key))) giveBack(worker, seq)
       else handle.close()
     }
-    own.pending.clear()
   }
   // Both after Node's own listeners, which have taken the worker out of the rotation by then.
   child.once('exit', onEnd)
   child.once('disconnect', onEnd)
 }
 
-function seqOf(message: ClusterMessage | null): number | undefined {
-  const isConnection = message?.cmd === 'NODE_CLUSTER' && message.act === 'newconn'
-  return isConnection && typeof message.seq === 'number' ? message.seq : undefined
+/** Of a list that has but one, as these have unless an app sends handles of its own, `pop` takes no call into V8. */
+function takeOldest<Item>(list: Item[] | undefined): Item | undefined {
+  return list?.length === 1 ? list.pop() : list?.shift()
 }
 
 function giveBack({ process: child }: Worker, seq: number): void {
