@@ -50,7 +50,7 @@ export function publishOn(channel: string): SendBatch {
   }
 }
 
-/** `onSent` is told of every batch that Redis has taken. */
+/** `onSent` is told of every batch; undefined also where Redis may not have taken it. */
 export function createOutbox(connection: RedisConnection, sendBatch: SendBatch, onSent?: HeardBy): Outbox {
   let queue: Entry[] = []
   /** Entries whose publisher has not been told an outcome. */
@@ -123,6 +123,7 @@ export function createOutbox(connection: RedisConnection, sendBatch: SendBatch, 
   }
 
   function onFailure(batch: readonly Entry[], error: unknown): void {
+    onSent?.(undefined)
     const reason = messageOf(error)
     if (/^(NOPERM|NOAUTH|WRONGPASS|ERR)\b/.test(reason)) {
       // Refused for good: sending it again would be refused again, and hold up what follows.
