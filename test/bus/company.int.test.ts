@@ -6,7 +6,7 @@ import { sharedRedis, startRedis, testNamespace } from '../helpers/redis.ts'
 import { startProxy } from '../helpers/tcp-proxy.ts'
 import { until } from '../helpers/until.ts'
 import { listen, openBus } from '../suites/bus-suite.ts'
-import { type Account, keepAccount } from './ledger.ts'
+import { expectCovered, keepAccount } from './ledger.ts'
 
 /** PUBLISH commands that this Redis has run, of which heartbeats are one in 5 s. */
 async function publishes(redis: Awaited<ReturnType<typeof startRedis>>): Promise<number> {
@@ -36,19 +36,6 @@ function keepSending(bus: Bus): { readonly sent: number; stop(): number } {
     },
     stop,
   }
-}
-
-/** Every number from `first` on to `last` was received or reported, none twice; returns how many were reported. */
-function expectCovered({ received, gaps }: Account, publisher: string, first: number, last: number): number {
-  const missing = gaps
-    .filter((gap) => gap.publisher === publisher)
-    .map(({ from, to }) => [from, to!] as const)
-  const pieces = [...(received[publisher] ?? []), ...missing].sort((a, b) => a[0] - b[0])
-  const shown = JSON.stringify(pieces)
-  expect(pieces[0]?.[0], shown).toBeLessThanOrEqual(first)
-  for (const [at, [from]] of pieces.entries()) if (at > 0) expect(from, shown).toBe(pieces[at - 1]![1] + 1)
-  expect(pieces.at(-1)?.[1], shown).toBe(last)
-  return missing.reduce((sum, [from, to]) => sum + to - from + 1, 0)
 }
 
 test('nothing goes to Redis while nobody else is there, except for a receipt', async () => {
