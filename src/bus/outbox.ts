@@ -2,6 +2,7 @@ import type { Redis } from 'ioredis'
 import { channels } from '../core/channels.ts'
 import { messageOf } from '../core/errors.ts'
 import type { RedisClient, RedisConnection } from '../redis/client.ts'
+import { publishPieces } from '../redis/publish.ts'
 
 export type RemoteOutcome = 'sent' | 'queued' | 'dropped'
 
@@ -42,12 +43,10 @@ export type SendBatch = (client: RedisClient, frames: readonly Buffer[]) => Prom
 
 /** All frames in one PUBLISH, on Cluster to the shard of the channel's slot, where a node counts its own listeners only. */
 export function publishOn(channel: string): SendBatch {
-  return (client, frames) => {
-    const message = frames.length === 1 ? (frames[0] as Buffer) : Buffer.concat(frames)
-    return 'nodes' in client
-      ? client.spublish(channel, message).then(() => undefined)
-      : (client as Redis).publish(channel, message)
-  }
+  return (client, frames) =>
+    'nodes' in client
+      ? client.spublish(channel, Buffer.concat(frames)).then(() => undefined)
+      : publishPieces(client as Redis, channel, frames)
 }
 
 /** `onSent` is told of every batch; undefined also where Redis may not have taken it. */
