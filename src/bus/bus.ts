@@ -123,8 +123,9 @@ export function createBus({
       return true
     },
     members: presence.setMembers,
-    remote(up, reason) {
+    remote(up, reason, isUnanswered = false) {
       ears.connected(up)
+      if (isUnanswered) ears.interrupted()
       presence.setReachable(up, reason)
       if (!up) return
       logReader.catchUp()

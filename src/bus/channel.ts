@@ -186,7 +186,11 @@ function hand(frame: Buffer, port: HubPort): void {
   if (value === undefined) throw new BadFrame(`a frame of kind ${kind} without content`)
   if (kind === Kind.members) port.members(readMemberRecords(value.members))
   else if (kind === Kind.remote)
-    port.remote(value.up === true, typeof value.reason === 'string' ? value.reason : undefined)
+    port.remote(
+      value.up === true,
+      typeof value.reason === 'string' ? value.reason : undefined,
+      value.isUnanswered === true,
+    )
   else if (kind === Kind.positions) port.positions(readPositions(value))
   else if (kind === Kind.log || kind === Kind.page) {
     const page = readLogPage(value)
@@ -280,7 +284,7 @@ function welcome(socket: Socket, hub: Hub, frame: Buffer, expected: Announcement
       id: member.id,
       deliver: lane.push,
       members: (members) => lane.tell(Kind.members, { members }),
-      remote: (up, reason) => lane.tell(Kind.remote, { up, reason }),
+      remote: (up, reason, isUnanswered) => lane.tell(Kind.remote, { up, reason, isUnanswered }),
       receipt: (id, receipt) => lane.write(encodeControl(Kind.receipt, { id, receipt })),
       positions: (positions) => lane.write(encodeControl(Kind.positions, positions)),
       log: (_page, frame) => void lane.offer(frame()),

@@ -6,6 +6,7 @@ import type { Keys } from '../core/keys.ts'
 import { createRedisConnection } from '../redis/client.ts'
 import type { RedisSource } from '../redis/source.ts'
 import { openSubscriber } from '../redis/subscriber.ts'
+import { createCompany } from './company.ts'
 import {
   decodeControl,
   encodeControl,
@@ -30,6 +31,7 @@ import type { MemberRecord } from './members.ts'
 import { createOutbox, publishOn, type RemoteOutcome } from './outbox.ts'
 import { createPeerPositions } from './peer-positions.ts'
 import { BoundedMap, type Positions, readPositions } from './positions.ts'
+import { createRollCall } from './roll-call.ts'
 import { createRoster } from './roster.ts'
 
 export interface Receipt {
@@ -51,8 +53,11 @@ export interface HubPort {
   /** A frame of messages from another process; false when this member is too far behind to take it. */
   deliver(frame: Buffer): boolean
   members(list: readonly MemberRecord[]): void
-  /** Whether other machines can be heard and reached; if not, why. */
-  remote(up: boolean, reason?: string): void
+  /**
+   * Whether other machines can be heard and reached; if not, why. `isUnanswered`: one of them does not know of us yet, and
+   * what it has published may be missing.
+   */
+  remote(up: boolean, reason?: string, isUnanswered?: boolean): void
   /** How far the publishers are; whoever has heard less has missed something. */
   positions(positions: Positions): void
   /** Entries of a log topic: as they are written, or as asked for by `HubSeat.replay`. */
@@ -116,7 +121,9 @@ export function createHub({ keys, source }: { keys: Keys; source: RedisSource })
   const byId = new Map<string, Seat>()
   const roster = createRoster(id.toString('hex'), () => tellMembers())
   const commands = createRedisConnection(source, 'as-one:hub')
-  const outbox = createOutbox(commands, publishOn(channel))
+  const company = createCompany()
+  const rollCall = createRollCall(roster.hub, () => tellRemote())
+  const outbox = createOutbox(commands, publishOn(channel), company.counted)
   const logs = createLogDesk(commands, keys)
   const invalidations = createInvalidationRelay(source, commands, keys.prefix('cache'))
   /** Last sequence number of each stream of other machines. */
@@ -127,6 +134,7 @@ export function createHub({ keys, source }: { keys: Keys; source: RedisSource })
   const formerHubs = new Set<string>()
   let heard = false
   let reachable = false
+  let connected = false
   let remote = false
   let trouble: string | undefined
   let heartbeatDue = false
@@ -139,20 +147,18 @@ export function createHub({ keys, source }: { keys: Keys; source: RedisSource })
     onUp() {
       heard = true
       roster.renew() // nobody could be heard meanwhile: silence meant nothing
-      outbox.add(encodeControl(Kind.who, { hub: roster.hub }))
-      beat()
-      tellRemote()
+      connectionChanged()
     },
     onDown(reason) {
       heard = false
       trouble = reason
       if (channels.bus.hasSubscribers) channels.bus.publish({ event: 'hub-down', reason })
-      tellRemote()
+      connectionChanged()
     },
   })
   commands.onChange((state) => {
     reachable = state === 'up'
-    tellRemote()
+    connectionChanged()
     if (!reachable) return
     outbox.flush()
     logs.flush()
@@ -169,7 +175,7 @@ export function createHub({ keys, source }: { keys: Keys; source: RedisSource })
       if (closing) return
       trouble = messageOf(error)
       if (channels.bus.hasSubscribers) channels.bus.publish({ event: 'hub-unreachable', reason: trouble })
-      for (const port of seats.keys()) port.remote(remote, trouble)
+      for (const port of seats.keys()) port.remote(remote, trouble, remote && rollCall.isUnanswered)
       // The client itself goes on trying; a source that could not start has to be asked again.
       if (!reachable) setTimeout(connectCommands, HEARTBEAT_MS).unref()
     })
@@ -180,10 +186,32 @@ export function createHub({ keys, source }: { keys: Keys; source: RedisSource })
     if (await commands.leaveReplica()) subscriber.renew('the server has become a replica')
   }
 
+  function connectionChanged(): void {
+    if (connected === (heard && reachable)) return
+    connected = heard && reachable
+    if (connected) {
+      const question = rollCall.begin()
+      outbox.add(encodeControl(Kind.who, { hub: roster.hub, question }), undefined, (listeners) =>
+        rollCall.counted(question, listeners === undefined ? undefined : listeners - 1),
+      )
+      beat()
+      void leaveReplica() // from there others would hear neither our question nor what we publish
+    } else {
+      rollCall.end()
+      company.forget()
+    }
+    tellRemote()
+  }
+
   function tellRemote(): void {
-    if (remote === (heard && reachable)) return
-    remote = heard && reachable
-    for (const port of seats.keys()) port.remote(remote, remote ? undefined : trouble)
+    if (remote === (connected && rollCall.isOver)) return
+    remote = connected && rollCall.isOver
+    for (const port of seats.keys()) tellRemoteTo(port)
+  }
+
+  function tellRemoteTo(port: HubPort): void {
+    if (remote) port.remote(true, undefined, rollCall.isUnanswered)
+    else port.remote(false, trouble)
   }
 
   function tellMembers(): void {
@@ -224,7 +252,8 @@ export function createHub({ keys, source }: { keys: Keys; source: RedisSource })
         ended.push(publisherOf(key))
       }
     }
-    const value = { hub: roster.hub, members: roster.own(), at, ended, formerHubs: [...formerHubs] }
+    const answers = rollCall.takeQuestions()
+    const value = { hub: roster.hub, members: roster.own(), at, ended, formerHubs: [...formerHubs], answers }
     outbox.add(encodeControl(Kind.roster, value))
   }
 
@@ -239,6 +268,7 @@ export function createHub({ keys, source }: { keys: Keys; source: RedisSource })
 
   /** Another release publishes here too: what it says cannot be read, so it is reported as missing. */
   function onOtherVersion(version: number, frame: Buffer | undefined): void {
+    company.heard()
     if (!otherVersions.has(version)) {
       otherVersions.add(version)
       if (channels.bus.hasSubscribers) channels.bus.publish({ event: 'version-skew', version })
@@ -264,11 +294,16 @@ export function createHub({ keys, source }: { keys: Keys; source: RedisSource })
       return
     }
     if (value.hub === roster.hub) return
+    company.heard() // from here on it gets all that we relay; that it missed what came before, our heartbeat tells
     if (kind === Kind.roster) hearPeer(value)
-    else if (kind === Kind.who) beat()
+    else if (kind === Kind.who) {
+      rollCall.ask(value.question)
+      beat()
+    }
   }
 
   function receiveMessages(frame: Buffer): void {
+    company.heard()
     const stream = streamOf(frame)
     const last = lastSequenceOf(frame)
     if (stream === Stream.direct) byId.get(targetOf(frame))?.port.deliver(frame)
@@ -287,6 +322,7 @@ export function createHub({ keys, source }: { keys: Keys; source: RedisSource })
     const named = at.map(([key]) => publisherOf(key))
     const gone = peers.hear(peer, named, new Set(Array.isArray(value.ended) ? value.ended : []))
     tellPositions({ at, cause: 'reconnect', gone })
+    rollCall.answered(peer, value.answers) // behind its positions: they are where a newcomer begins
     if (Array.isArray(value.formerHubs))
       for (const former of value.formerHubs) {
         if (typeof former !== 'string' || former === roster.hub || !roster.endSoon(former)) continue
@@ -321,9 +357,11 @@ export function createHub({ keys, source }: { keys: Keys; source: RedisSource })
     }
   }
 
+  /** What nobody else would get is not sent, except for a receipt that says so. */
   function passOn(frame: Buffer, receipt: number, local: number, from: Seat): void {
-    if (receipt === 0) outbox.add(frame)
-    else outbox.add(frame, (outcome) => from.port.receipt(receipt, { local, remote: outcome }))
+    if (receipt === 0) {
+      if (!(connected && company.isAlone)) outbox.add(frame)
+    } else outbox.add(frame, (outcome) => from.port.receipt(receipt, { local, remote: outcome }))
   }
 
   function leave(seat: Seat): void {
@@ -348,9 +386,10 @@ export function createHub({ keys, source }: { keys: Keys; source: RedisSource })
     clearInterval(heartbeatTimer)
     invalidations.close()
     for (const seat of [...seats.values()]) leave(seat)
+    rollCall.end()
+    subscriber.close() // whoever asks from now on is not to wait for our answer
     sayHeartbeat()
     await Promise.all([outbox.drain(CLOSE_DEADLINE_MS), logs.drain(CLOSE_DEADLINE_MS)])
-    subscriber.close()
     await commands.close()
   }
 
@@ -369,7 +408,7 @@ export function createHub({ keys, source }: { keys: Keys; source: RedisSource })
       if (member) roster.add({ ...member, machine: hostname() })
       port.members(roster.all())
       port.positions(positionsFor(port.id))
-      port.remote(remote, remote ? undefined : trouble)
+      tellRemoteTo(port)
       if (member) beat()
       return {
         send(frame) {

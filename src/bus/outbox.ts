@@ -2,6 +2,7 @@ import type { Redis } from 'ioredis'
 import { channels } from '../core/channels.ts'
 import { messageOf } from '../core/errors.ts'
 import type { RedisClient, RedisConnection } from '../redis/client.ts'
+import { publishPieces } from '../redis/publish.ts'
 
 export type RemoteOutcome = 'sent' | 'queued' | 'dropped'
 
@@ -18,31 +19,38 @@ const SHARE_BYTES = 256 << 10
 interface Entry {
   readonly frame: Buffer
   readonly done: ((outcome: RemoteOutcome) => void) | undefined
+  readonly heardBy: HeardBy | undefined
 }
+
+/** How many have got it, ourselves among them; undefined where Redis cannot tell. */
+export type HeardBy = (listeners: number | undefined) => void
 
 /**
  * Frames on their way to the other machines: all of a tick in one PUBLISH, and never two PUBLISHes at once. So the order
  * holds when one fails and is sent again; a frame that arrived twice is recognised by its sequence number.
  */
 export interface Outbox {
-  add(frame: Buffer, done?: (outcome: RemoteOutcome) => void): void
+  /** `heardBy` is told once Redis has taken it, however late that is. */
+  add(frame: Buffer, done?: (outcome: RemoteOutcome) => void, heardBy?: HeardBy): void
   /** Sends what has waited for the connection. */
   flush(): void
   /** Resolves when all has been sent, or after the deadline. */
   drain(deadlineMs: number): Promise<void>
 }
 
+/** Resolves with what `HeardBy` is told, if that is a number. */
 export type SendBatch = (client: RedisClient, frames: readonly Buffer[]) => Promise<unknown>
 
-/** All frames in one PUBLISH, on Cluster to the shard of the channel's slot. */
+/** All frames in one PUBLISH, on Cluster to the shard of the channel's slot, where a node counts its own listeners only. */
 export function publishOn(channel: string): SendBatch {
-  return (client, frames) => {
-    const message = frames.length === 1 ? (frames[0] as Buffer) : Buffer.concat(frames)
-    return 'nodes' in client ? client.spublish(channel, message) : (client as Redis).publish(channel, message)
-  }
+  return (client, frames) =>
+    'nodes' in client
+      ? client.spublish(channel, Buffer.concat(frames)).then(() => undefined)
+      : publishPieces(client as Redis, channel, frames)
 }
 
-export function createOutbox(connection: RedisConnection, sendBatch: SendBatch): Outbox {
+/** `onSent` is told of every batch; undefined also where Redis may not have taken it. */
+export function createOutbox(connection: RedisConnection, sendBatch: SendBatch, onSent?: HeardBy): Outbox {
   let queue: Entry[] = []
   /** Entries whose publisher has not been told an outcome. */
   const untold = new Set<Entry>()
@@ -84,9 +92,14 @@ export function createOutbox(connection: RedisConnection, sendBatch: SendBatch):
     sentAt = performance.now()
     const frames = batch.map((entry) => entry.frame)
     sendBatch(client, frames).then(
-      () => {
+      (reply) => {
         sending = false
-        for (const entry of batch) tell(entry, 'sent')
+        const listeners = typeof reply === 'number' ? reply : undefined
+        onSent?.(listeners)
+        for (const entry of batch) {
+          entry.heardBy?.(listeners)
+          tell(entry, 'sent')
+        }
         schedule()
       },
       (error: unknown) => {
@@ -109,6 +122,7 @@ export function createOutbox(connection: RedisConnection, sendBatch: SendBatch):
   }
 
   function onFailure(batch: readonly Entry[], error: unknown): void {
+    onSent?.(undefined)
     const reason = messageOf(error)
     if (/^(NOPERM|NOAUTH|WRONGPASS|ERR)\b/.test(reason)) {
       // Refused for good: sending it again would be refused again, and hold up what follows.
@@ -133,8 +147,8 @@ export function createOutbox(connection: RedisConnection, sendBatch: SendBatch):
   }
 
   return {
-    add(frame, done) {
-      const entry = { frame, done }
+    add(frame, done, heardBy) {
+      const entry = { frame, done, heardBy }
       queue.push(entry)
       if (done) untold.add(entry)
       queuedBytes += frame.length

@@ -123,7 +123,9 @@ export function createEars(own: string, onGap: (gap: Gap) => void): Ears {
     const covered = state.vague
     state.last = last
     state.vague = false
-    if (!covered) tell(streamKey, from, last, cause)
+    // Nobody has been told yet that other machines can be heard.
+    const isEarly = cause === 'reconnect' && firstUpAt === undefined && !wasCut
+    if (!covered && !isEarly) tell(streamKey, from, last, cause)
   }
 
   function tell(streamKey: string, from: number, to: number, cause: GapCause): void {

@@ -88,7 +88,11 @@ async function startServer(
     return localRedisError(`${binary.path} ${how} while starting, ${await lastWords(files, logStart)}`)
   }
   // Until it answers, its pid file may be half written, so the lock is held until then.
-  const answer = await firstAnswer(files, pid, wait)
+  const answer = await firstAnswer(files, pid, wait).catch(async (error: unknown) => {
+    child.kill('SIGKILL') // nobody has joined it yet, and whoever looks for it by that file may not find it
+    await exited()
+    throw error
+  })
   if (!answer) throw await diedEarly()
   answer.socket.destroy()
   const recorded = serverPid(files) // another pid where the program is a wrapper that starts the server

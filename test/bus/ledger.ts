@@ -51,3 +51,23 @@ export function expectBalanced({ received, gaps }: Account, publisher: string, a
   expect(last).toBe(accepted)
   return reported.reduce((sum, { count }) => sum + (count ?? 0), 0)
 }
+
+/** Every number from `first` to `last` was received or reported, none twice; returns how many were reported. */
+export function expectCovered(
+  { received, gaps }: Account,
+  publisher: string,
+  first: number,
+  last: number,
+): number {
+  const missing = gaps
+    .filter((gap) => gap.publisher === publisher)
+    .map(({ from, to }): Interval => [from, to!])
+  const pieces = [...(received[publisher] ?? []), ...missing]
+    .filter(([, to]) => to >= first)
+    .sort((a, b) => a[0] - b[0])
+  const shown = JSON.stringify(pieces)
+  expect(pieces[0]?.[0], shown).toBeLessThanOrEqual(first)
+  for (const [at, [from]] of pieces.entries()) if (at > 0) expect(from, shown).toBe(pieces[at - 1]![1] + 1)
+  expect(pieces.at(-1)?.[1], shown).toBe(last)
+  return missing.reduce((sum, [from, to]) => sum + to - from + 1, 0)
+}

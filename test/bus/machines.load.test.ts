@@ -4,7 +4,7 @@ import { sendSignal } from '../helpers/processes.ts'
 import { createRng, seed } from '../helpers/random.ts'
 import { startRedis, testNamespace } from '../helpers/redis.ts'
 import { until } from '../helpers/until.ts'
-import { expectBalanced, unaccounted } from './ledger.ts'
+import { expectBalanced, expectCovered, unaccounted } from './ledger.ts'
 import { startMachine, type WorkerLink } from './machine.ts'
 
 let checked: WorkerLink[] = []
@@ -125,6 +125,29 @@ test('a primary stopped for some seconds: nothing is lost silently, and order is
   sendSignal(machines[0]!.primary.pid, 'SIGCONT')
   await wait(300)
   await settle(workers)
+})
+
+test('a machine that starts while the only other primary stands still: what that has not sent is reported', {
+  timeout: 60_000,
+}, async () => {
+  const redis = await startRedis()
+  const start = { redisUrl: redis.url, namespace: testNamespace() }
+  const first = await startMachine({ ...start, workers: 2 })
+  const [sender] = first.workers as [WorkerLink]
+  await sender.tell('send', { rate: 1_000 })
+  await until(async () => (await sender.account()).sent > 100, { what: 'it to be talking to itself' })
+  sendSignal(first.primary.pid, 'SIGSTOP')
+  const second = await startMachine({ ...start, workers: 1 })
+  const [newcomer] = second.workers as [WorkerLink]
+  const sentBefore = (await sender.account()).sent
+  sendSignal(first.primary.pid, 'SIGCONT')
+  const heard = async () => (await newcomer.account()).received[sender.id]?.at(-1)?.[1] ?? 0
+  await until(async () => (await heard()) > sentBefore, { what: 'the newcomer to hear it' })
+  const { sent } = (await sender.tell('stop')) as { sent: number }
+  await until(async () => (await heard()) === sent, { what: 'the last message' })
+  checked = [newcomer]
+  const reported = expectCovered(await newcomer.account(), sender.id, sentBefore + 1, sent)
+  console.log(`a newcomer beside a stopped primary: ${reported} messages reported as missing, rest received`)
 })
 
 test("to: 'primary' reaches the handle of this machine's primary, and no other", async () => {

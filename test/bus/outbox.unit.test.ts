@@ -1,12 +1,13 @@
 import { setImmediate as nextTurn } from 'node:timers/promises'
+import type { Redis } from 'ioredis'
 import { expect, test } from 'vitest'
-import { createOutbox, publishOn } from '../../src/bus/outbox.ts'
+import { createOutbox, type SendBatch } from '../../src/bus/outbox.ts'
 import type { RedisConnection } from '../../src/redis/client.ts'
 import { until } from '../helpers/until.ts'
 
 interface Publish {
   message: string
-  resolve(): void
+  resolve(listeners?: number): void
   reject(error: Error): void
 }
 
@@ -23,18 +24,20 @@ function fakeConnection(): { connection: RedisConnection; published: Publish[]; 
   }
   const client = {
     publish: (_channel: string, message: Buffer) =>
-      new Promise<void>((resolve, reject) => {
+      new Promise<number | undefined>((resolve, reject) => {
         fake.published.push({ message: message.toString('latin1'), resolve, reject })
       }),
   }
   return fake
 }
 
+const publish: SendBatch = (client, frames) => (client as Redis).publish('channel', Buffer.concat(frames))
+
 const frame = (text: string): Buffer => Buffer.from(text)
 
 test('all of a tick in one PUBLISH, and never two at once', async () => {
   const { connection, published } = fakeConnection()
-  const outbox = createOutbox(connection, publishOn('channel'))
+  const outbox = createOutbox(connection, publish)
   const told: string[] = []
   for (const text of ['a', 'b', 'c']) outbox.add(frame(text), (outcome) => told.push(`${text} ${outcome}`))
   await until(() => published.length === 1, { what: 'a PUBLISH' })
@@ -53,7 +56,7 @@ test('all of a tick in one PUBLISH, and never two at once', async () => {
 
 test('what follows at once shares the next PUBLISH, unless somebody waits for it', async () => {
   const { connection, published } = fakeConnection()
-  const outbox = createOutbox(connection, publishOn('channel'))
+  const outbox = createOutbox(connection, publish)
   for (let at = 0; at < 200; at++) {
     outbox.add(frame(`${at} `))
     for (const { resolve } of published) resolve()
@@ -87,7 +90,7 @@ test('what follows at once shares the next PUBLISH, unless somebody waits for it
 
 test('one that failed is sent again before what came after it, and its publisher is told once', async () => {
   const { connection, published } = fakeConnection()
-  const outbox = createOutbox(connection, publishOn('channel'))
+  const outbox = createOutbox(connection, publish)
   const told: string[] = []
   outbox.add(frame('a'), (outcome) => told.push(`a ${outcome}`))
   await until(() => published.length === 1, { what: 'a PUBLISH' })
@@ -105,7 +108,7 @@ test.each(['NOPERM no', 'NOAUTH who', 'ERR unknown command'])(
   '%j is for good: dropped, and the next goes on',
   async (reason) => {
     const { connection, published } = fakeConnection()
-    const outbox = createOutbox(connection, publishOn('channel'))
+    const outbox = createOutbox(connection, publish)
     const told: string[] = []
     outbox.add(frame('a'), (outcome) => told.push(`a ${outcome}`))
     await until(() => published.length === 1, { what: 'a PUBLISH' })
@@ -122,7 +125,7 @@ test.each(['NOPERM no', 'NOAUTH who', 'ERR unknown command'])(
 test('without a connection things wait, up to 8 MiB, and the oldest go first', async () => {
   const fake = fakeConnection()
   fake.up = false
-  const outbox = createOutbox(fake.connection, publishOn('channel'))
+  const outbox = createOutbox(fake.connection, publish)
   const told: string[] = []
   const big = 'x'.repeat(1 << 20)
   for (let at = 0; at < 10; at++) outbox.add(frame(`${at}${big}`), (outcome) => told.push(`${at} ${outcome}`))
@@ -138,9 +141,23 @@ test('without a connection things wait, up to 8 MiB, and the oldest go first', a
   }
 })
 
+test('how many have got a batch is told, and that it is not known once one has failed', async () => {
+  const { connection, published } = fakeConnection()
+  const told: unknown[] = []
+  const outbox = createOutbox(connection, publish, (listeners) => told.push(listeners))
+  outbox.add(frame('a'), undefined, (listeners) => told.push(`a ${listeners}`))
+  await until(() => published.length === 1, { what: 'a PUBLISH' })
+  published[0]!.reject(new Error('the connection closed'))
+  await until(() => published.length === 2, { what: 'it to be sent again' })
+  outbox.add(frame('b'))
+  published[1]!.resolve(3)
+  await until(() => published.length === 3, { what: 'the next' })
+  expect(told).toEqual([undefined, 3, 'a 3'])
+})
+
 test('drain: at once when there is nothing, when all has been sent, or at its deadline', async () => {
   const { connection, published } = fakeConnection()
-  const outbox = createOutbox(connection, publishOn('channel'))
+  const outbox = createOutbox(connection, publish)
   await outbox.drain(10_000)
   outbox.add(frame('a'))
   let drained = 0

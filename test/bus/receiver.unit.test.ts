@@ -19,9 +19,11 @@ function receiver() {
   const table = createTopicTable<MessageHandler>()
   const heard: [topic: string, payload: unknown, sequence: number][] = []
   const asked: unknown[] = []
+  const ears = createEars('f'.repeat(16), (gap) => gaps.push(gap))
+  ears.connected(true)
   const { receive, receiveOwn } = createReceiver({
     id: 'f'.repeat(16),
-    ears: createEars('f'.repeat(16), (gap) => gaps.push(gap)),
+    ears,
     subscribers: (stream) => (stream === Stream.everyone ? table : undefined),
     onInternal: (_topic, payload) => asked.push(payload),
     onFailure(error) {

@@ -145,6 +145,32 @@ describe('one user', () => {
     await expect(start({ signal: AbortSignal.abort() })).rejects.toMatchObject({ code: 'ERR_AS_ONE_ABORTED' })
   })
 
+  test('an abort while the server writes its pid file leaves no server behind', async () => {
+    const stateHome = tempDir()
+    const program = join(tempDir(), 'redis-server')
+    const script = [
+      '#!/bin/sh',
+      'if [ "$1" = --version ]; then echo "Redis server v=7.0.15"; exit; fi',
+      'sleep 0.1', // until its parent has written it
+      ': >redis.pid',
+      'exec tail -f "$1"',
+    ]
+    writeFileSync(program, script.join('\n'), { mode: 0o700 })
+    const abort = new AbortController()
+    const env = { PATH: process.env.PATH ?? '', AS_ONE_REDIS_SERVER: program }
+    const starting = start({ stateHome, env, signal: abort.signal })
+    starting.catch(() => {}) // looked at below
+    const servers = (): number[] =>
+      pidsOf(inDir(stateHome)).filter((pid) => commandOf(pid).startsWith('tail '))
+    await until(() => servers().length > 0, { what: 'the pid file to be half written' })
+    abort.abort()
+    await expect(starting).rejects.toMatchObject({ code: 'ERR_AS_ONE_ABORTED' })
+    onTestFinished(() => {
+      for (const pid of servers()) process.kill(pid, 'SIGKILL')
+    })
+    expect(servers()).toEqual([])
+  })
+
   test('a guardian that was killed is replaced', async () => {
     const redis = await start()
     const [guardian] = guardiansOf(redis.dir)

@@ -6,26 +6,36 @@ import { cpuOf, descendantsOf, rssOf, start, until } from '../harness/processes.
 import { startRedis } from '../harness/redis.mjs'
 import { ratio } from '../harness/verdict.mjs'
 
-function contender(file, burst, withRedis) {
+/** `secondMachine`: another hub listens on the same Redis, so that what is published has to go there. */
+function contender(file, burst, { withRedis = false, secondMachine = false }) {
   return async ({ smoke }) => {
     const redis = withRedis ? await startRedis() : undefined
     const program = start(process.execPath, [serverFile(`bus/${file}`)], {
       ipc: true,
       env: redis ? { REDIS_URL: redis.unix } : {},
     })
+    let second
     const close = async () => {
+      await second?.stop()
       await program.stop()
       await redis?.stop()
     }
-    const answer = async () => {
-      const gone = program.exit.then((code) => {
-        throw new Error(`${file} ended with ${code}\n${program.output()}`)
+    const answer = async (from = program) => {
+      const gone = from.exit.then((code) => {
+        throw new Error(`${file} ended with ${code}\n${from.output()}`)
       })
-      return (await Promise.race([once(program.child, 'message'), gone]))[0]
+      return (await Promise.race([once(from.child, 'message'), gone]))[0]
     }
     const workersUs = () => descendantsOf(program.pid).reduce((sum, pid) => sum + cpuOf(pid), 0)
     try {
       await answer()
+      if (secondMachine) {
+        second = start(process.execPath, [serverFile('bus/second-machine.mjs')], {
+          ipc: true,
+          env: { REDIS_URL: redis.unix, AS_ONE_NAMESPACE: 'bench', BENCH_MEMBERS: String(WORKERS + 1) },
+        })
+        await answer(second)
+      }
     } catch (error) {
       await close()
       throw error
@@ -50,9 +60,13 @@ function contender(file, burst, withRedis) {
 }
 
 const contenders = (burst) => ({
-  'as-one': contender('as-one.mjs', burst, true),
-  'process.send': contender('process-send.mjs', burst, false),
-  'ioredis PUBLISH': contender('redis-publish.mjs', burst, true),
+  'as-one': contender('as-one.mjs', burst, { withRedis: true }),
+  'as-one, a second machine listens': contender('as-one.mjs', burst, {
+    withRedis: true,
+    secondMachine: true,
+  }),
+  'process.send': contender('process-send.mjs', burst, {}),
+  'ioredis PUBLISH': contender('redis-publish.mjs', burst, { withRedis: true }),
 })
 /** New connections to a cluster whose bus is busy: the primary that relays is the one that hands them out. */
 function connections(way) {
@@ -97,8 +111,9 @@ export default {
   title: 'Bus',
   about: `One worker publishes, four receive all of it in order, messages of about 110 bytes with their topic. The publisher says 200 (or
 10) in one tick, and goes on while the slowest receiver is less than 16,000 messages behind: nothing is dropped.
-\`process.send\` sends each to the primary, which sends it on; it reaches this machine only, as-one also gives it to
-Redis for the others. \`ioredis PUBLISH\` is one PUBLISH for each message and a subscriber connection in each worker.
+\`process.send\` sends each to the primary, which sends it on; it reaches this machine only. as-one does no more than that
+while no other machine listens, and gives all of it to Redis when one does: the second row, where a process elsewhere
+hears every message and shares the two cores. \`ioredis PUBLISH\` is one PUBLISH for each message and a subscriber connection in each worker.
 Redis is reached over a unix socket.
 Connections: 64 clients open a new one for each request to five workers, one of which publishes at a fixed rate; what
 the bus itself takes of the two cores is missing there, too.`,
