@@ -10,7 +10,7 @@ import { expire, newToken } from './lease.ts'
 import { OwnLoadContext } from './load-context.ts'
 import { NearCache } from './near-cache.ts'
 import { type ResolvedCacheOptions, type ResolvedLife, type ResolvedLoad, withJitter } from './options.ts'
-import { fillingOf, MIN_ENTRY_BYTES, Reader } from './reader.ts'
+import { fillingOf, Reader } from './reader.ts'
 import { type Loader, type LoadRequest, SingleFlight } from './single-flight.ts'
 import { type CacheStats, createCounters } from './stats.ts'
 import { Values } from './values.ts'
@@ -46,13 +46,8 @@ export class CacheEngine {
     this.near = new NearCache(this.#fresh, l1, outage === 'serve' || life.graceMs > 0)
     this.#versions = new Versions(this.#fresh, (version) => ctx.keys.key('cache', name + version))
     this.#values = new Values(options.serializer, options.maxValueBytes)
-    this.#far = new FarCache(ctx.redis, {
-      timeoutMs: options.timeoutMs,
-      minBytes: MIN_ENTRY_BYTES,
-      maxBytes: options.maxValueBytes + MAX_REST_BYTES,
-      askGeneration: (client) =>
-        this.#versions.now(GENERATION) === undefined ? this.#versions.ask(client, GENERATION) : undefined,
-    })
+    const maxBytes = options.maxValueBytes + MAX_REST_BYTES
+    this.#far = new FarCache(ctx.redis, this.#versions, { timeoutMs: options.timeoutMs, maxBytes })
     this.#reader = new Reader(this.#far, this.#versions, this.#values)
     this.#flights = new SingleFlight({
       options,

@@ -102,7 +102,7 @@ export function tokenIn(text: string): string {
 
 const NOTHING_ELSE = { loadMs: 0, tags: NONE }
 /** What `options.ts` lets through, namespaces included, and then some. */
-const MAX_META_LENGTH = 200_000
+export const MAX_META_LENGTH = 200_000
 
 function parseMeta(meta: string): { loadMs: number; tags: readonly string[] } | undefined {
   if (meta.length > MAX_META_LENGTH) return undefined

@@ -3,34 +3,74 @@ import { messageOf, SharedStateError } from '../core/errors.ts'
 import type { RedisClient, RedisConnection } from '../redis/client.ts'
 import { defineScript, type LuaScript, runScript } from '../redis/scripts.ts'
 import { Breaker } from './breaker.ts'
+import { HEADER_LENGTH, LUA_OFFSETS, MAX_META_LENGTH } from './entry.ts'
+import { GENERATION, LUA_VERSION, type Versions } from './versions.ts'
 
-const READ: LuaScript = defineScript(
-  1,
-  `-- KEYS entries; ARGV[1] shortest, ARGV[2] longest that is read, in bytes
--- Result: entry and PTTL in turn, nil for what is not there or no entry
+/** Lua: an entry and its PTTL; a table for an error that is not about the key. */
+function luaRead(maxBytes: number): string {
+  return `local function read(key)
+  local bytes = redis.pcall('STRLEN', key)
+  if type(bytes) == 'number' and bytes >= ${HEADER_LENGTH} and bytes <= ${maxBytes} then
+    return redis.call('GET', key), redis.call('PTTL', key)
+  end
+  if type(bytes) == 'table' and string.sub(bytes.err, 1, 9) ~= 'WRONGTYPE' then return bytes, false end
+  return false, false
+end`
+}
+
+function readScript(maxBytes: number): string {
+  return `-- KEYS entries. Result: entry and PTTL in turn, nil for what is not there or no entry
+${luaRead(maxBytes)}
 local found = {}
 for at = 1, #KEYS do
-  local bytes = redis.pcall('STRLEN', KEYS[at])
-  found[at * 2] = false
-  if type(bytes) == 'number' and bytes >= tonumber(ARGV[1]) and bytes <= tonumber(ARGV[2]) then
-    found[at * 2 - 1] = redis.call('GET', KEYS[at])
-    found[at * 2] = redis.call('PTTL', KEYS[at])
-  elseif type(bytes) == 'table' and string.sub(bytes.err, 1, 9) ~= 'WRONGTYPE' then
-    return bytes
-  else
-    found[at * 2 - 1] = false
-  end
+  local entry, pttl = read(KEYS[at])
+  if type(entry) == 'table' then return entry end
+  found[at * 2 - 1], found[at * 2] = entry, pttl
 end
-return found`,
-)
+return found`
+}
+
+/** Which tags an entry has is not known before it is read, so their keys cannot be named: this is not for Cluster. */
+function judgeScript(maxBytes: number): string {
+  return `-- KEYS entries, and the generation; tags' versions have its name before their own
+-- Result: the generation or nil; entry, PTTL and 1 (its generation and tags are those of now) or 0 in turn
+${luaRead(maxBytes)}
+${LUA_VERSION}
+local prefix = KEYS[#KEYS]
+local generation = version(prefix)
+local function counts(entry)
+  if string.sub(entry, ${LUA_OFFSETS.generation}) ~= generation then return 0 end
+  local meta = string.byte(entry, ${HEADER_LENGTH + 1}) == 10 and string.match(entry, '^([^\n]*)\n', ${HEADER_LENGTH + 2})
+    or string.sub(entry, ${HEADER_LENGTH + 1})
+  if meta == '' then return 1 end
+  if #meta > ${MAX_META_LENGTH} then return 0 end
+  local ok, list = pcall(cjson.decode, meta)
+  if not ok or type(list) ~= 'table' then return 0 end
+  for at = 2, #list, 2 do
+    local now = type(list[at]) == 'string' and version(prefix .. list[at])
+    if not now or now ~= list[at + 1] then return 0 end
+  end
+  return 1
+end
+local found = {generation}
+for at = 1, #KEYS - 1 do
+  local entry, pttl = read(KEYS[at])
+  if type(entry) == 'table' then return entry end
+  found[at * 3 - 1], found[at * 3], found[at * 3 + 1] = entry, pttl, entry and counts(entry) or 0
+end
+return found`
+}
 
 /** Keys of one command; more would keep Redis from others for too long. */
 const MAX_BATCH = 64
 
-/** What one read has found: `generation` only when it had to be asked for. */
+/** What one read has found. */
 export interface Reply {
   readonly text: string
   readonly ttlMs: number
+  /** Whether it counts, where Redis has been asked for that too. */
+  readonly current: boolean | undefined
+  /** Where it has been asked for. */
   readonly generation: string | undefined
 }
 
@@ -40,12 +80,11 @@ interface Read {
   reject(error: Error): void
 }
 
+type Found = readonly (string | number | null)[]
+
 export interface FarOptions {
   readonly timeoutMs: number
-  readonly minBytes: number
   readonly maxBytes: number
-  /** The generation, when it is not known: asked once for all reads of a tick. */
-  askGeneration(client: RedisClient): Promise<string> | undefined
 }
 
 /**
@@ -56,27 +95,30 @@ export class FarCache {
   /** What is longer counts as nothing. */
   readonly maxBytes: number
   readonly #connection: RedisConnection
-  readonly #options: FarOptions
+  readonly #versions: Versions
+  readonly #timeoutMs: number
+  readonly #reading: Scripts
+  readonly #judging: Scripts
   readonly #deadlines: DeadlineQueue
   readonly #breaker = new Breaker()
   readonly #stopListening: () => void
   #batch: Read[] = []
   #wasUp = false
 
-  constructor(connection: RedisConnection, options: FarOptions) {
-    this.maxBytes = options.maxBytes
+  constructor(connection: RedisConnection, versions: Versions, { timeoutMs, maxBytes }: FarOptions) {
+    this.maxBytes = maxBytes
     this.#connection = connection
-    this.#options = options
-    this.#deadlines = new DeadlineQueue(options.timeoutMs)
+    this.#versions = versions
+    this.#timeoutMs = timeoutMs
+    this.#reading = new Scripts(readScript(maxBytes))
+    this.#judging = new Scripts(judgeScript(maxBytes))
+    this.#deadlines = new DeadlineQueue(timeoutMs)
     this.#stopListening = connection.onChange((state) => state === 'up' && this.#breaker.succeeded())
   }
 
   /** An entry and its TTL: a copy must not outlive what it was copied from. All reads of one tick are one command. */
-  entry(key: string): Promise<Reply | undefined> {
-    return new Promise((resolve, reject) => {
-      if (this.#batch.length === 0) process.nextTick(() => this.#flush())
-      this.#batch.push({ key, resolve, reject })
-    })
+  entry(key: string, resolve: Read['resolve'], reject: Read['reject']): void {
+    if (this.#batch.push({ key, resolve, reject }) === 1) process.nextTick(this.#flush)
   }
 
   /** For what has another way out: once Redis has been there, its absence is told at once. */
@@ -94,7 +136,7 @@ export class FarCache {
    * @throws SharedStateError from `stillWanted`, when the time is over
    */
   write<T>(command: (client: RedisClient, stillWanted: () => void) => Promise<T>): Promise<T> {
-    const { timeoutMs } = this.#options
+    const timeoutMs = this.#timeoutMs
     return new Promise<T>((resolve, reject) => {
       let tooLate: SharedStateError | undefined
       const stillWanted = (): void => {
@@ -136,7 +178,7 @@ export class FarCache {
     this.#deadlines.close()
   }
 
-  #flush(): void {
+  readonly #flush = (): void => {
     const reads = this.#batch
     this.#batch = []
     for (let from = 0; from < reads.length; from += MAX_BATCH) {
@@ -147,28 +189,37 @@ export class FarCache {
     }
   }
 
-  async #send(client: RedisClient, reads: readonly Read[]): Promise<void> {
-    const asking = this.#options.askGeneration(client)
+  /** Answers the reads before its promise does: nobody waits for the ways of several promises in a row. */
+  #send(client: RedisClient, reads: readonly Read[]): Promise<void> {
+    const versions = this.#versions
+    const isKnown = versions.now(GENERATION) !== undefined
     const keys = reads.map(({ key }) => key)
-    // A Cluster takes no command for keys of different slots.
-    const reading = client.isCluster
-      ? Promise.all(keys.map((key) => this.#readAll(client, [key]))).then((found) => found.flat())
-      : this.#readAll(client, keys)
-    let generation: string | undefined
-    if (asking) [generation] = await Promise.all([asking, reading])
-    const found = await reading
-    for (let at = 0; at < reads.length; at++) {
-      const text = found[at * 2]
-      const reply =
-        typeof text === 'string' ? { text, ttlMs: found[at * 2 + 1] as number, generation } : undefined
-      ;(reads[at] as Read).resolve(reply)
-    }
+    if (client.isCluster) return this.#sendEach(client, reads, isKnown)
+    if (isKnown)
+      return runScript<Found>(client, this.#reading.for(keys.length), keys).then((found) => {
+        for (let at = 0; at < reads.length; at++) answer(reads[at] as Read, found[at * 2], found[at * 2 + 1])
+      })
+    keys.push(versions.keyOf(GENERATION))
+    const keep = versions.beginAsk(GENERATION)
+    return runScript<Found>(client, this.#judging.for(keys.length), keys).then((found) => {
+      const generation = found[0]
+      if (typeof generation === 'string') keep(generation)
+      for (let at = 0; at < reads.length; at++)
+        answer(reads[at] as Read, found[at * 3 + 1], found[at * 3 + 2], found[at * 3 + 3] === 1)
+    })
   }
 
-  #readAll(client: RedisClient, keys: readonly string[]): Promise<readonly (string | number | null)[]> {
-    const { minBytes, maxBytes } = this.#options
-    const script = keys.length === 1 ? READ : readerOf(keys.length)
-    return runScript(client, script, [...keys, minBytes, maxBytes])
+  /** A Cluster takes no command for keys of different slots. */
+  async #sendEach(client: RedisClient, reads: readonly Read[], isKnown: boolean): Promise<void> {
+    const script = this.#reading.for(1)
+    const [generation, ...found] = await Promise.all([
+      isKnown ? undefined : this.#versions.ask(client, GENERATION),
+      ...reads.map(({ key }) => runScript<Found>(client, script, [key])),
+    ])
+    for (let at = 0; at < reads.length; at++) {
+      const [text, ttlMs] = found[at] as Found
+      answer(reads[at] as Read, text, ttlMs, undefined, generation)
+    }
   }
 
   /** Mistakes in the settings and a closed instance stay what they are; all else is Redis being away. */
@@ -184,12 +235,23 @@ export class FarCache {
   }
 }
 
-const readers: LuaScript[] = []
+function answer(read: Read, text: unknown, ttlMs: unknown, current?: boolean, generation?: string): void {
+  read.resolve(typeof text === 'string' ? { text, ttlMs: ttlMs as number, current, generation } : undefined)
+}
 
-/** The same script, for so many keys. */
-function readerOf(keys: number): LuaScript {
-  readers[keys] ??= { ...READ, keys }
-  return readers[keys]
+/** One script, for any number of keys. */
+class Scripts {
+  readonly #script: LuaScript
+  readonly #byCount: LuaScript[] = []
+
+  constructor(lua: string) {
+    this.#script = defineScript(1, lua)
+  }
+
+  for(keys: number): LuaScript {
+    this.#byCount[keys] ??= { ...this.#script, keys }
+    return this.#byCount[keys]
+  }
 }
 
 export function isUnavailable(error: unknown): boolean {

@@ -248,7 +248,7 @@ export class SingleFlight {
       const step = await this.#acquire(flight, request, judged, keep)
       if ('is' in step) return step
       const [text, ttlMs, leftMs] = step
-      const seen = await this.#context.reader.judge(text, ttlMs)
+      const seen = await this.#context.reader.judge({ text, ttlMs })
       const hit = this.#hit(flight, request, seen)
       if (hit) return hit
       const token = tokenIn(text)

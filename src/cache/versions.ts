@@ -9,14 +9,20 @@ const ASK_AGAIN_MS = 86_400_000
 /** Tags whose versions are remembered; of others Redis is asked. */
 const MAX_REMEMBERED = 10_000
 
+/** Lua: the version under `key`, false for none. It lives for 30 days from its last use. */
+export const LUA_VERSION: string = `local function version(key)
+  local known = redis.pcall('GET', key)
+  if type(known) ~= 'string' or #known ~= 16 or not string.match(known, '^%d+$') then return false end
+  if redis.call('PTTL', key) < ${VERSION_TTL_MS / 2} then redis.call('PEXPIRE', key, ${VERSION_TTL_MS}) end
+  return known
+end`
+
 const ASK: LuaScript = defineScript(
   1,
   `-- KEYS[1] version; ARGV[1] its TTL in ms. Result: the version; a missing one is made: its entries are lost
-local known = redis.pcall('GET', KEYS[1])
-if type(known) == 'string' and string.match(known, '^%d+$') and #known == 16 then
-  if redis.call('PTTL', KEYS[1]) < ARGV[1] / 2 then redis.call('PEXPIRE', KEYS[1], ARGV[1]) end
-  return known
-end
+${LUA_VERSION}
+local known = version(KEYS[1])
+if known then return known end
 local time = redis.call('TIME')
 local made = string.format('%016.0f', time[1] * 1000000 + time[2])
 redis.call('SET', KEYS[1], made, 'PX', ARGV[1])
@@ -49,7 +55,8 @@ interface Remembered {
  */
 export class Versions {
   readonly #fresh: Freshness
-  readonly #keyOf: (name: string) => string
+  /** Of a version: that of the generation, with the name behind it. */
+  readonly keyOf: (name: string) => string
   readonly #remembered = new Map<string, Remembered>()
   readonly #advancing = new Map<string, number>()
   /** Counts what may have changed any of them, to tell whether an answer is still worth keeping. */
@@ -57,7 +64,7 @@ export class Versions {
 
   constructor(fresh: Freshness, keyOf: (name: string) => string) {
     this.#fresh = fresh
-    this.#keyOf = keyOf
+    this.keyOf = keyOf
   }
 
   /** Undefined when it has to be asked for. */
@@ -68,11 +75,19 @@ export class Versions {
   }
 
   async ask(client: RedisClient, name: string): Promise<string> {
-    const changes = this.#changes
-    const mayKeep = this.#fresh.synced && !this.#advancing.has(name)
-    const version = await runScript<string>(client, ASK, [this.#keyOf(name), VERSION_TTL_MS])
-    if (mayKeep && changes === this.#changes) this.#remember(name, version)
+    const keep = this.beginAsk(name)
+    const version = await runScript<string>(client, ASK, [this.keyOf(name), VERSION_TTL_MS])
+    keep(version)
     return version
+  }
+
+  /** Before a question is sent: to be called with the answer, which is remembered if nothing has been heard meanwhile. */
+  beginAsk(name: string): (version: string) => void {
+    if (!this.#fresh.synced || this.#advancing.has(name)) return forget
+    const changes = this.#changes
+    return (version) => {
+      if (changes === this.#changes) this.#remember(name, version)
+    }
   }
 
   /** Names and current versions in turn. */
@@ -82,7 +97,7 @@ export class Versions {
   }
 
   async advance(client: RedisClient, name: string): Promise<void> {
-    await runScript(client, ADVANCE, [this.#keyOf(name), VERSION_TTL_MS])
+    await runScript(client, ADVANCE, [this.keyOf(name), VERSION_TTL_MS])
   }
 
   /** Whether an entry still counts, as far as is known here: undefined when Redis has to be asked. */
@@ -143,3 +158,5 @@ export class Versions {
     }
   }
 }
+
+function forget(): void {}
