@@ -40,7 +40,7 @@ local prefix = KEYS[#KEYS]
 local generation = version(prefix)
 local function counts(entry)
   if string.sub(entry, ${LUA_OFFSETS.generation}) ~= generation then return 0 end
-  local meta = string.byte(entry, ${HEADER_LENGTH + 1}) == 10 and string.match(entry, '^([^\n]*)\n', ${HEADER_LENGTH + 2})
+  local meta = string.byte(entry, ${HEADER_LENGTH + 1}) == 10 and string.match(entry, '^([^\\n]*)\\n', ${HEADER_LENGTH + 2})
     or string.sub(entry, ${HEADER_LENGTH + 1})
   if meta == '' then return 1 end
   if #meta > ${MAX_META_LENGTH} then return 0 end
