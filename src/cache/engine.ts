@@ -101,17 +101,26 @@ export class CacheEngine {
     this.#flights.refresh(this.#requestOf(key, loader, load), token)
   }
 
-  async set(key: string, value: unknown, life: ResolvedLife): Promise<void> {
+  set(key: string, value: unknown, life: ResolvedLife): Promise<void> {
     if (life.ttlMs === 0) return this.delete(key)
     const payload = this.#values.encode(key, value)
-    const { graceMs } = life
+    const { graceMs, tags } = life
     const ttlMs = withJitter(life.ttlMs, life.jitter)
-    await this.#change(key, async (client, redisKey, stillWanted) => {
-      const generation = this.#versions.now(GENERATION) ?? (await this.#versions.ask(client, GENERATION))
-      const tags = life.tags.length === 0 ? life.tags : await this.#versions.askAll(client, life.tags)
-      stillWanted()
-      const entry = encodeEntry({ generation, token: newToken(), graceMs, tags }, payload)
-      return client.set(redisKey, entry, 'PX', ttlMs + graceMs)
+    return this.#change(key, (client, redisKey, stillWanted) => {
+      const send = (generation: string, versions: readonly string[]): Promise<unknown> => {
+        const entry = encodeEntry({ generation, token: newToken(), graceMs, tags: versions }, payload)
+        return client.set(redisKey, entry, 'PX', ttlMs + graceMs)
+      }
+      const generation = this.#versions.now(GENERATION)
+      if (generation !== undefined && tags.length === 0) return send(generation, tags)
+      const asked = Promise.all([
+        generation ?? this.#versions.ask(client, GENERATION),
+        tags.length === 0 ? tags : this.#versions.askAll(client, tags),
+      ])
+      return asked.then((versions) => {
+        stillWanted()
+        return send(...versions)
+      })
     })
   }
 
@@ -221,7 +230,7 @@ export class CacheEngine {
   async #change(
     key: string,
     command: (client: RedisClient, redisKey: string, stillWanted: () => void) => Promise<unknown>,
-  ) {
+  ): Promise<void> {
     const redisKey = this.#keyOf(key)
     this.#begin()
     this.near.beginWrite(key)

@@ -1,3 +1,4 @@
+import { performance } from 'node:perf_hooks' // the global one is found by a getter at every use
 import { LRUCache } from 'lru-cache'
 import { PassingMap } from '../core/passing-map.ts'
 import type { Freshness } from './freshness.ts'
