@@ -14,6 +14,11 @@ export class PassingMap<Key, Value extends object | number> {
     return this.#size
   }
 
+  /** Those of keys that are gone included. */
+  get places(): number {
+    return this.#map.size
+  }
+
   get(key: Key): Value | undefined {
     return this.#size === 0 ? undefined : this.#map.get(key)
   }
