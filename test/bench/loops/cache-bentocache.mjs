@@ -9,7 +9,7 @@ const { redisBusDriver, redisDriver } = await peer('bentocache/drivers/redis')
 
 export async function open({ what, call = 'getOrSet', tags = [], atOnce }) {
   const store = bentostore()
-  if (what !== 'far') store.useL1Layer(memoryDriver({ maxItems: 10_000 }))
+  if (what !== 'far') store.useL1Layer(memoryDriver({ maxItems: what === 'behind' ? 1 : 10_000 }))
   store.useL2Layer(redisDriver({ connection: new Redis(redisOptions) }))
   store.useBus(redisBusDriver({ connection: redisOptions }))
   const cache = new BentoCache({ default: 'main', ttl: '5m', stores: { main: store } })
