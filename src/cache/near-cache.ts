@@ -58,7 +58,7 @@ export class NearCache {
   readonly #marks = new PassingMap<string, Mark>()
   readonly #writing = new PassingMap<string, number>()
   /** Keys of copies by tag, so that a hit need not look at its tags. */
-  readonly #tagged = new Map<string, Set<string>>()
+  readonly #tagged = new PassingMap<string, Set<string>>()
   #era = 0
   /** How often news have come back. */
   #outages = 0

@@ -1,13 +1,13 @@
 import { createShared } from 'as-one'
-import { batchOf, checkValue, keys, product } from './cache-values.mjs'
+import { batchOf, checkValue, KEYS, keys, product } from './cache-values.mjs'
 
 /**
  * `what`: 'near' is a hit in this process; 'far' one in Redis, without L1; 'behind' one in Redis, behind an L1 that has
- * room for one entry, as after a start; 'set' a write. `call`: how it is read.
+ * room for half of the entries: read in turn, none is still there when it is asked for again; 'set' a write. `call`: how it is read.
  */
 export async function open({ redisUrl, what, call = 'getOrSet', tags = [], atOnce }) {
   const shared = createShared({ redis: redisUrl, namespace: 'bench' })
-  const l1 = { far: false, behind: { maxEntries: 1 } }[what] ?? {}
+  const l1 = { far: false, behind: { maxEntries: KEYS / 2 } }[what] ?? {}
   const cache = shared.cache({ ttl: '5m', timeout: '5s', l1 })
   for (const [n, key] of keys.entries()) await cache.set(key, product(n), { tags })
   const load = (n) => cache.getOrSet(keys[n], () => Promise.reject(new Error(`${keys[n]} is not cached`)))

@@ -26,8 +26,8 @@ export default {
   about: `500 objects of 670 bytes. \`L1 hit\`: one read after the other from memory, each awaited, by \`get\`; by
 \`getOrSet\` (cache-manager's \`wrap\`); of entries with two tags. cache-manager and cacheable are caches of one process
 alone, with nothing to invalidate. \`L2 hit\`: 32 reads at a time from Redis, or one after the other; without L1, where
-Redis has to say of each entry whether its generation and tags still count, and behind an L1 that has room for one entry,
-where that is known here. \`set\`: writes, likewise. \`ioredis\` is GET or SET with JSON and nothing else. One at a time,
+Redis has to say of each entry whether its generation and tags still count, and behind an L1 that has room for half of
+them, where that is known here. \`set\`: writes, likewise. \`ioredis\` is GET or SET with JSON and nothing else. One at a time,
 nothing is shared by two commands: most of the CPU is the system's, for a write and a read of the socket each.`,
   needs: { bentocache: ['bentocache'], 'cache-manager': ['cache-manager'], cacheable: ['cacheable'] },
   libraries: ['bentocache', 'cache-manager', 'cacheable', 'ioredis', 'lru-cache'],
