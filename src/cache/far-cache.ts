@@ -4,7 +4,7 @@ import type { RedisClient, RedisConnection } from '../redis/client.ts'
 import { defineScript, type LuaScript, runScript } from '../redis/scripts.ts'
 import { Breaker } from './breaker.ts'
 import { HEADER_LENGTH, LUA_OFFSETS, MAX_META_LENGTH } from './entry.ts'
-import { GENERATION, LUA_VERSION, type Versions } from './versions.ts'
+import { GENERATION, LUA_VERSIONS, type Versions } from './versions.ts'
 
 /** Lua: an entry and its PTTL; a table for an error that is not about the key. */
 function luaRead(maxBytes: number): string {
@@ -33,11 +33,11 @@ return found`
 /** Which tags an entry has is not known before it is read, so their keys cannot be named: this is not for Cluster. */
 function judgeScript(maxBytes: number): string {
   return `-- KEYS entries, and the generation; tags' versions have its name before their own
--- Result: the generation or nil; entry, PTTL and 1 (its generation and tags are those of now) or 0 in turn
+-- Result: the generation; entry, PTTL and 1 (its generation and tags are those of now) or 0 in turn
 ${luaRead(maxBytes)}
-${LUA_VERSION}
+${LUA_VERSIONS}
 local prefix = KEYS[#KEYS]
-local generation = version(prefix)
+local generation = versionOrNew(prefix)
 local function counts(entry)
   if string.sub(entry, ${LUA_OFFSETS.generation}) ~= generation then return 0 end
   local meta = string.byte(entry, ${HEADER_LENGTH + 1}) == 10 and string.match(entry, '^([^\\n]*)\\n', ${HEADER_LENGTH + 2})
@@ -202,8 +202,7 @@ export class FarCache {
     keys.push(versions.keyOf(GENERATION))
     const keep = versions.beginAsk(GENERATION)
     return runScript<Found>(client, this.#judging.for(keys.length), keys).then((found) => {
-      const generation = found[0]
-      if (typeof generation === 'string') keep(generation)
+      keep(found[0] as string)
       for (let at = 0; at < reads.length; at++)
         answer(reads[at] as Read, found[at * 3 + 1], found[at * 3 + 2], found[at * 3 + 3] === 1)
     })

@@ -9,24 +9,27 @@ const ASK_AGAIN_MS = 86_400_000
 /** Tags whose versions are remembered; of others Redis is asked. */
 const MAX_REMEMBERED = 10_000
 
-/** Lua: the version under `key`, false for none. It lives for 30 days from its last use. */
-export const LUA_VERSION: string = `local function version(key)
+/** Lua: the version under `key`, false or a new one when there is none. It lives for 30 days from its last use. */
+export const LUA_VERSIONS: string = `local function version(key)
   local known = redis.pcall('GET', key)
   if type(known) ~= 'string' or #known ~= 16 or not string.match(known, '^%d+$') then return false end
   if redis.call('PTTL', key) < ${VERSION_TTL_MS / 2} then redis.call('PEXPIRE', key, ${VERSION_TTL_MS}) end
   return known
+end
+local function versionOrNew(key)
+  local known = version(key)
+  if known then return known end
+  local time = redis.call('TIME')
+  local made = string.format('%016.0f', time[1] * 1000000 + time[2])
+  redis.call('SET', key, made, 'PX', ${VERSION_TTL_MS})
+  return made
 end`
 
 const ASK: LuaScript = defineScript(
   1,
-  `-- KEYS[1] version; ARGV[1] its TTL in ms. Result: the version; a missing one is made: its entries are lost
-${LUA_VERSION}
-local known = version(KEYS[1])
-if known then return known end
-local time = redis.call('TIME')
-local made = string.format('%016.0f', time[1] * 1000000 + time[2])
-redis.call('SET', KEYS[1], made, 'PX', ARGV[1])
-return made`,
+  `-- KEYS[1] version. Result: the version; a missing one is made: its entries are lost
+${LUA_VERSIONS}
+return versionOrNew(KEYS[1])`,
 )
 
 const ADVANCE: LuaScript = defineScript(
@@ -76,7 +79,7 @@ export class Versions {
 
   async ask(client: RedisClient, name: string): Promise<string> {
     const keep = this.beginAsk(name)
-    const version = await runScript<string>(client, ASK, [this.keyOf(name), VERSION_TTL_MS])
+    const version = await runScript<string>(client, ASK, [this.keyOf(name)])
     keep(version)
     return version
   }
