@@ -123,10 +123,14 @@ export class FarCache {
 
   /** For what has another way out: once Redis has been there, its absence is told at once. */
   read<T>(command: (client: RedisClient, stillWanted: () => void) => Promise<T>): Promise<T> {
-    if (this.#wasUp && !this.#connection.now) return Promise.reject(this.#explain(new Error('not connected')))
-    if (!this.#breaker.allows())
-      return Promise.reject(this.#explain(new Error('it did not answer a moment ago')))
-    return this.write(command)
+    const away = this.#isAway()
+    return away ? Promise.reject(away) : this.write(command)
+  }
+
+  #isAway(): SharedStateError | undefined {
+    if (this.#wasUp && !this.#connection.now) return this.#explain(new Error('not connected'))
+    if (this.#breaker.allows()) return undefined
+    return this.#explain(new Error('it did not answer a moment ago'))
   }
 
   /**
@@ -143,8 +147,7 @@ export class FarCache {
         if (tooLate) throw tooLate
       }
       const inTime = this.#deadlines.add(() => {
-        this.#breaker.timedOut()
-        tooLate = this.#explain(new Error(`no answer within ${timeoutMs} ms`))
+        tooLate = this.#timedOut()
         reject(tooLate)
       })
       const begin = (client: RedisClient): Promise<T> => {
@@ -164,13 +167,21 @@ export class FarCache {
         },
         (error: unknown) => {
           inTime()
-          if (tooLate) return
-          if (error instanceof Error && error.name === 'ReplyError') this.#breaker.succeeded()
-          else this.#breaker.failed()
-          reject(this.#explain(error))
+          if (!tooLate) reject(this.#failed(error))
         },
       )
     })
+  }
+
+  #timedOut(): SharedStateError {
+    this.#breaker.timedOut()
+    return this.#explain(new Error(`no answer within ${this.#timeoutMs} ms`))
+  }
+
+  #failed(error: unknown): SharedStateError {
+    if (error instanceof Error && error.name === 'ReplyError') this.#breaker.succeeded()
+    else this.#breaker.failed()
+    return this.#explain(error)
   }
 
   close(): void {
@@ -183,10 +194,41 @@ export class FarCache {
     this.#batch = []
     for (let from = 0; from < reads.length; from += MAX_BATCH) {
       const part = reads.length <= MAX_BATCH ? reads : reads.slice(from, from + MAX_BATCH)
-      this.read((client) => this.#send(client, part)).catch((error: Error) => {
-        for (const { reject } of part) reject(error)
-      })
+      this.#ask(part)
     }
+  }
+
+  /** As `read`, without its promises: most of what a cache does comes this way. */
+  #ask(reads: readonly Read[]): void {
+    const fail = (error: Error): void => {
+      for (const { reject } of reads) reject(error)
+    }
+    const client = this.#connection.now
+    if (!client) {
+      this.read((connected) => this.#send(connected, reads)).catch(fail)
+      return
+    }
+    const away = this.#isAway()
+    if (away) {
+      fail(away)
+      return
+    }
+    this.#wasUp = true
+    let late = false
+    const inTime = this.#deadlines.add(() => {
+      late = true
+      fail(this.#timedOut())
+    })
+    this.#send(client, reads).then(
+      () => {
+        inTime()
+        this.#breaker.succeeded()
+      },
+      (error: unknown) => {
+        inTime()
+        if (!late) fail(this.#failed(error))
+      },
+    )
   }
 
   /** Answers the reads before its promise does: nobody waits for the ways of several promises in a row. */

@@ -60,7 +60,7 @@ export interface Flight {
   waitingFor: string | undefined
   /** What can be served meanwhile; whoever waits for that is told. */
   stale: Stale | undefined
-  readonly onStale: Set<() => void>
+  onStale: Set<() => void> | undefined
   promise: Promise<unknown>
 }
 
@@ -166,7 +166,7 @@ export class SingleFlight {
       mark: this.#context.near.begin(key),
       waitingFor: undefined,
       stale: undefined,
-      onStale: new Set(),
+      onStale: undefined,
       promise: Promise.resolve(),
     }
   }
@@ -231,7 +231,7 @@ export class SingleFlight {
     if (freshMs <= 0) {
       const endedAt = performance.now() + freshMs
       flight.stale = { value: found.value, endedAt, until: endedAt + entry.graceMs }
-      for (const tell of flight.onStale) tell()
+      for (const tell of flight.onStale ?? []) tell()
       return undefined
     }
     counters.l2Hits += 1
@@ -398,7 +398,7 @@ export class SingleFlight {
     const last = near.last(key)
     if (last) {
       flight.stale = { value: last.value, endedAt: last.expiresAt, until: last.graceUntil }
-      for (const tell of flight.onStale) tell()
+      for (const tell of flight.onStale ?? []) tell()
     }
     const free = await this.#slots.take()
     try {
