@@ -3,62 +3,70 @@ import { messageOf, SharedStateError } from '../core/errors.ts'
 import type { RedisClient, RedisConnection } from '../redis/client.ts'
 import { defineScript, type LuaScript, runScript } from '../redis/scripts.ts'
 import { Breaker } from './breaker.ts'
-import { HEADER_LENGTH, LUA_OFFSETS, MAX_META_LENGTH } from './entry.ts'
+import { generationIn, HEADER_LENGTH, LUA_OFFSETS, MAX_META_LENGTH } from './entry.ts'
 import { GENERATION, LUA_VERSIONS, type Versions } from './versions.ts'
 
-/** Lua: an entry and its PTTL; a table for an error that is not about the key. */
+/** What comes before an entry in a reply: whether it counts, or that this was not asked; its PTTL in 16 places. */
+const COUNTS = '1'
+const COUNTS_NOT = '0'
+const NOT_ASKED = '-'
+const TTL_PLACES = 16
+const ENTRY_START = COUNTS.length + TTL_PLACES
+/** Of longer ones Redis is spared the copy: they come behind what is said of them, not in one text with it. */
+const IN_ONE_TEXT = 16_384
+
+/** Lua: what is said of an entry, and the entry, in one text; a table with `err` for an error that is not about the key. */
 function luaRead(maxBytes: number): string {
-  return `local function read(key)
+  return `local function read(key, counts)
   local bytes = redis.pcall('STRLEN', key)
-  if type(bytes) == 'number' and bytes >= ${HEADER_LENGTH} and bytes <= ${maxBytes} then
-    return redis.call('GET', key), redis.call('PTTL', key)
+  if type(bytes) == 'table' and string.sub(bytes.err, 1, 9) ~= 'WRONGTYPE' then return bytes end
+  if type(bytes) ~= 'number' or bytes < ${HEADER_LENGTH} or bytes > ${maxBytes} then return false end
+  local entry = redis.call('GET', key)
+  local said = counts(entry) .. string.format('%0${TTL_PLACES}.0f', redis.call('PTTL', key))
+  if bytes > ${IN_ONE_TEXT} then return {said, entry} end
+  return said .. entry
+end
+local function readAll(count, counts)
+  local found = {}
+  for at = 1, count do
+    found[at] = read(KEYS[at], counts)
+    if type(found[at]) == 'table' and found[at].err then return found[at] end
   end
-  if type(bytes) == 'table' and string.sub(bytes.err, 1, 9) ~= 'WRONGTYPE' then return bytes, false end
-  return false, false
+  -- An array of one takes the client twice as long to read.
+  if count == 1 then return found[1] end
+  return found
 end`
 }
 
 function readScript(maxBytes: number): string {
-  return `-- KEYS entries. Result: entry and PTTL in turn, nil for what is not there or no entry
+  return `-- KEYS entries
+-- Result: each entry with what is said of it, nil for what is not there or no entry; of several keys, a list of them
 ${luaRead(maxBytes)}
-local found = {}
-for at = 1, #KEYS do
-  local entry, pttl = read(KEYS[at])
-  if type(entry) == 'table' then return entry end
-  found[at * 2 - 1], found[at * 2] = entry, pttl
-end
-return found`
+return readAll(#KEYS, function() return '${NOT_ASKED}' end)`
 }
 
 /** Which tags an entry has is not known before it is read, so their keys cannot be named: this is not for Cluster. */
 function judgeScript(maxBytes: number): string {
   return `-- KEYS entries, and the generation; tags' versions have its name before their own
--- Result: the generation; entry, PTTL and 1 (its generation and tags are those of now) or 0 in turn
+-- Result: as when they are only read; of each is said whether its generation and tags are those of now
 ${luaRead(maxBytes)}
 ${LUA_VERSIONS}
 local prefix = KEYS[#KEYS]
 local generation = versionOrNew(prefix)
-local function counts(entry)
-  if string.sub(entry, ${LUA_OFFSETS.generation}) ~= generation then return 0 end
+return readAll(#KEYS - 1, function(entry)
+  if string.sub(entry, ${LUA_OFFSETS.generation}) ~= generation then return '${COUNTS_NOT}' end
   local meta = string.byte(entry, ${HEADER_LENGTH + 1}) == 10 and string.match(entry, '^([^\\n]*)\\n', ${HEADER_LENGTH + 2})
     or string.sub(entry, ${HEADER_LENGTH + 1})
-  if meta == '' then return 1 end
-  if #meta > ${MAX_META_LENGTH} then return 0 end
+  if meta == '' then return '${COUNTS}' end
+  if #meta > ${MAX_META_LENGTH} then return '${COUNTS_NOT}' end
   local ok, list = pcall(cjson.decode, meta)
-  if not ok or type(list) ~= 'table' then return 0 end
+  if not ok or type(list) ~= 'table' then return '${COUNTS_NOT}' end
   for at = 2, #list, 2 do
     local now = type(list[at]) == 'string' and version(prefix .. list[at])
-    if not now or now ~= list[at + 1] then return 0 end
+    if not now or now ~= list[at + 1] then return '${COUNTS_NOT}' end
   end
-  return 1
-end
-local found = {generation}
-for at = 1, #KEYS - 1 do
-  local entry, pttl = read(KEYS[at])
-  if type(entry) == 'table' then return entry end
-  found[at * 3 - 1], found[at * 3], found[at * 3 + 1] = entry, pttl, entry and counts(entry) or 0
-end
-return found`
+  return '${COUNTS}'
+end)`
 }
 
 /** Keys of one command; more would keep Redis from others for too long. */
@@ -80,7 +88,8 @@ interface Read {
   reject(error: Error): void
 }
 
-type Found = readonly (string | number | null)[]
+/** An entry behind what is said of it. */
+type Told = string | readonly [said: string, entry: string] | null
 
 export interface FarOptions {
   readonly timeoutMs: number
@@ -237,16 +246,24 @@ export class FarCache {
     const isKnown = versions.now(GENERATION) !== undefined
     const keys = reads.map(({ key }) => key)
     if (client.isCluster) return this.#sendEach(client, reads, isKnown)
-    if (isKnown)
-      return runScript<Found>(client, this.#reading.for(keys.length), keys).then((found) => {
-        for (let at = 0; at < reads.length; at++) answer(reads[at] as Read, found[at * 2], found[at * 2 + 1])
-      })
+    if (isKnown) return this.#answer(reads, runScript(client, this.#reading.for(keys.length), keys))
     keys.push(versions.keyOf(GENERATION))
     const keep = versions.beginAsk(GENERATION)
-    return runScript<Found>(client, this.#judging.for(keys.length), keys).then((found) => {
-      keep(found[0] as string)
-      for (let at = 0; at < reads.length; at++)
-        answer(reads[at] as Read, found[at * 3 + 1], found[at * 3 + 2], found[at * 3 + 3] === 1)
+    return this.#answer(reads, runScript(client, this.#judging.for(keys.length), keys), keep)
+  }
+
+  #answer(
+    reads: readonly Read[],
+    answer: Promise<Told | readonly Told[]>,
+    keep?: (generation: string) => void,
+  ): Promise<void> {
+    return answer.then((found) => {
+      for (let at = 0; at < reads.length; at++) {
+        const told = reads.length === 1 ? (found as Told) : (found as readonly Told[])[at]
+        const reply = told ? replyOf(told) : undefined
+        if (keep && reply?.current) keep(generationIn(reply.text))
+        ;(reads[at] as Read).resolve(reply)
+      }
     })
   }
 
@@ -255,11 +272,11 @@ export class FarCache {
     const script = this.#reading.for(1)
     const [generation, ...found] = await Promise.all([
       isKnown ? undefined : this.#versions.ask(client, GENERATION),
-      ...reads.map(({ key }) => runScript<Found>(client, script, [key])),
+      ...reads.map(({ key }) => runScript<Told>(client, script, [key])),
     ])
     for (let at = 0; at < reads.length; at++) {
-      const [text, ttlMs] = found[at] as Found
-      answer(reads[at] as Read, text, ttlMs, undefined, generation)
+      const told = found[at]
+      ;(reads[at] as Read).resolve(told ? replyOf(told, generation) : undefined)
     }
   }
 
@@ -276,8 +293,10 @@ export class FarCache {
   }
 }
 
-function answer(read: Read, text: unknown, ttlMs: unknown, current?: boolean, generation?: string): void {
-  read.resolve(typeof text === 'string' ? { text, ttlMs: ttlMs as number, current, generation } : undefined)
+function replyOf(told: NonNullable<Told>, generation?: string): Reply {
+  const [said, text] = typeof told === 'string' ? [told, told.slice(ENTRY_START)] : told
+  const current = said.startsWith(NOT_ASKED) ? undefined : said.startsWith(COUNTS)
+  return { text, ttlMs: Number(said.slice(COUNTS.length, ENTRY_START)), current, generation }
 }
 
 /** One script, for any number of keys. */

@@ -1,5 +1,5 @@
 import type { RedisClient } from '../redis/client.ts'
-import { type Entry, parseEntry } from './entry.ts'
+import { type Entry, ownText, parseEntry } from './entry.ts'
 import type { FarCache, Reply } from './far-cache.ts'
 import type { Filling } from './near-cache.ts'
 import type { ResolvedLoad } from './options.ts'
@@ -64,11 +64,6 @@ export function fillingOf({ entry, freshMs }: Seen, found: Found, load: Resolved
 }
 
 const NEVER = Number.POSITIVE_INFINITY
-
-/** A part of a longer text keeps all of it in memory; the bytes of an entry are not to stay for its token. */
-function ownText(part: string): string {
-  return Buffer.from(part, 'latin1').toString('latin1')
-}
 
 /**
  * When to begin to replace it: drawn once for every copy, so that the processes do not all come at once. Not while

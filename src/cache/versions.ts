@@ -1,6 +1,6 @@
 import type { RedisClient } from '../redis/client.ts'
 import { defineScript, type LuaScript, runScript } from '../redis/scripts.ts'
-import type { Entry } from './entry.ts'
+import { type Entry, ownText } from './entry.ts'
 import type { Freshness } from './freshness.ts'
 
 const VERSION_TTL_MS = 30 * 86_400_000
@@ -89,7 +89,7 @@ export class Versions {
     if (!this.#fresh.synced || this.#advancing.has(name)) return forget
     const changes = this.#changes
     return (version) => {
-      if (changes === this.#changes) this.#remember(name, version)
+      if (changes === this.#changes) this.#remember(name, ownText(version))
     }
   }
 

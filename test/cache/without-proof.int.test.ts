@@ -2,7 +2,7 @@ import { expect, test } from 'vitest'
 import { monitor } from '../helpers/monitor.ts'
 import { sharedRedis, sharedRedisClient, testNamespace } from '../helpers/redis.ts'
 import { until } from '../helpers/until.ts'
-import { openCache } from './open-cache.ts'
+import { openCache, untilOn } from './open-cache.ts'
 
 // A cache without copies listens to nothing, so at every read Redis has to say what counts.
 
@@ -25,6 +25,26 @@ test('a read is one command, of how many tags and keys ever', async () => {
   await sharedRedisClient().set(`${namespace}:c:end`, '')
   await until(() => ours().includes('set'), { what: 'MONITOR to have told everything' })
   expect(ours()).toEqual(['evalsha', 'evalsha', 'evalsha', 'evalsha', 'set'])
+})
+
+test('short and long values, alone and together, with proof and without', async () => {
+  const { url } = sharedRedis()
+  const namespace = testNamespace()
+  const long = 'ü'.repeat(20_000)
+  for (const cache of [openCache(url, namespace, { l1: false }), openCache(url, namespace)]) {
+    if (cache.stats().l1.reason !== 'switched off by l1: false') await untilOn(cache)
+    await cache.set('short', 1)
+    await cache.set('long', long, { tags: ['red'] })
+    expect(await cache.get('long')).toBe(long)
+    expect(await cache.getOrSet('short', () => 'not asked')).toBe(1)
+    await cache.delete('none')
+    await cache.setMany([
+      { key: 'short', value: 2 },
+      { key: 'long', value: long },
+    ])
+    expect(await cache.getMany(['long', 'none', 'short'])).toEqual([long, undefined, 2])
+    expect(await cache.get('none')).toBeUndefined()
+  }
 })
 
 test('tags, namespaces and clear() count at once', async () => {
