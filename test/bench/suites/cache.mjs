@@ -31,7 +31,8 @@ them, where that is known here. \`set\`: writes, likewise. \`ioredis\` is GET or
 nothing is shared by two commands: most of the CPU is the system's, for a write and a read of the socket each.`,
   needs: { bentocache: ['bentocache'], 'cache-manager': ['cache-manager'], cacheable: ['cacheable'] },
   libraries: ['bentocache', 'cache-manager', 'cacheable', 'ioredis', 'lru-cache'],
-  plan: { sampleMs: 500, warmUpMs: 3_000 } // one at a time, a second is too short for V8 to have compiled it all,
+  // One at a time, V8 has not compiled everything within a second.
+  plan: { sampleMs: 500, warmUpMs: 3_000 },
   plot: { metric: 'appUs', title: 'CPU per operation', unit: 'µs' },
   columns: ['rate', 'appUs', 'redisUs', 'sent', 'bytes'],
   cases: [
