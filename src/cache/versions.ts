@@ -1,3 +1,4 @@
+import { performance } from 'node:perf_hooks' // the global one is found by a getter at every use
 import type { RedisClient } from '../redis/client.ts'
 import { defineScript, type LuaScript, runScript } from '../redis/scripts.ts'
 import { type Entry, ownText } from './entry.ts'
@@ -71,10 +72,10 @@ export class Versions {
   }
 
   /** Undefined when it has to be asked for. */
-  now(name: string): string | undefined {
+  now(name: string, at: number = performance.now()): string | undefined {
     const known = this.#remembered.get(name)
-    if (known === undefined || !this.#fresh.isProven()) return undefined
-    return performance.now() - known.since < ASK_AGAIN_MS ? known.version : undefined
+    if (known === undefined || !this.#fresh.isProven(at)) return undefined
+    return at - known.since < ASK_AGAIN_MS ? known.version : undefined
   }
 
   async ask(client: RedisClient, name: string): Promise<string> {
@@ -105,9 +106,10 @@ export class Versions {
 
   /** Whether an entry still counts, as far as is known here: undefined when Redis has to be asked. */
   knows({ generation, tags }: Entry): true | undefined {
-    if (this.now(GENERATION) !== generation) return undefined
-    for (let at = 0; at < tags.length; at += 2)
-      if (this.now(tags[at] as string) !== tags[at + 1]) return undefined
+    const at = performance.now()
+    if (this.now(GENERATION, at) !== generation) return undefined
+    for (let i = 0; i < tags.length; i += 2)
+      if (this.now(tags[i] as string, at) !== tags[i + 1]) return undefined
     return true
   }
 
