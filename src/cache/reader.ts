@@ -34,7 +34,16 @@ export class Reader {
   /** Undefined for nothing, and for whatever a foreign client has left there. */
   read(redisKey: string): Promise<Seen | undefined> {
     return new Promise((resolve, reject) => {
-      this.#far.entry(redisKey, (reply) => resolve(reply && this.judge(reply)), reject)
+      // An answer may come after its deadline: then there is nobody to hear what became of further questions.
+      let late = false
+      this.#far.entry(
+        redisKey,
+        (reply) => late || resolve(reply && this.judge(reply)),
+        (error) => {
+          late = true
+          reject(error)
+        },
+      )
     })
   }
 
