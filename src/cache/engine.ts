@@ -10,7 +10,7 @@ import { expire, newToken } from './lease.ts'
 import { OwnLoadContext } from './load-context.ts'
 import { NearCache } from './near-cache.ts'
 import { type ResolvedCacheOptions, type ResolvedLife, type ResolvedLoad, withJitter } from './options.ts'
-import { fillingOf, MIN_ENTRY_BYTES, Reader } from './reader.ts'
+import { fillingOf, Reader } from './reader.ts'
 import { type Loader, type LoadRequest, SingleFlight } from './single-flight.ts'
 import { type CacheStats, createCounters } from './stats.ts'
 import { Values } from './values.ts'
@@ -46,13 +46,8 @@ export class CacheEngine {
     this.near = new NearCache(this.#fresh, l1, outage === 'serve' || life.graceMs > 0)
     this.#versions = new Versions(this.#fresh, (version) => ctx.keys.key('cache', name + version))
     this.#values = new Values(options.serializer, options.maxValueBytes)
-    this.#far = new FarCache(ctx.redis, {
-      timeoutMs: options.timeoutMs,
-      minBytes: MIN_ENTRY_BYTES,
-      maxBytes: options.maxValueBytes + MAX_REST_BYTES,
-      askGeneration: (client) =>
-        this.#versions.now(GENERATION) === undefined ? this.#versions.ask(client, GENERATION) : undefined,
-    })
+    const maxBytes = options.maxValueBytes + MAX_REST_BYTES
+    this.#far = new FarCache(ctx.redis, this.#versions, { timeoutMs: options.timeoutMs, maxBytes })
     this.#reader = new Reader(this.#far, this.#versions, this.#values)
     this.#flights = new SingleFlight({
       options,
@@ -106,17 +101,26 @@ export class CacheEngine {
     this.#flights.refresh(this.#requestOf(key, loader, load), token)
   }
 
-  async set(key: string, value: unknown, life: ResolvedLife): Promise<void> {
+  set(key: string, value: unknown, life: ResolvedLife): Promise<void> {
     if (life.ttlMs === 0) return this.delete(key)
     const payload = this.#values.encode(key, value)
-    const { graceMs } = life
+    const { graceMs, tags } = life
     const ttlMs = withJitter(life.ttlMs, life.jitter)
-    await this.#change(key, async (client, redisKey, stillWanted) => {
-      const generation = this.#versions.now(GENERATION) ?? (await this.#versions.ask(client, GENERATION))
-      const tags = life.tags.length === 0 ? life.tags : await this.#versions.askAll(client, life.tags)
-      stillWanted()
-      const entry = encodeEntry({ generation, token: newToken(), graceMs, tags }, payload)
-      return client.set(redisKey, entry, 'PX', ttlMs + graceMs)
+    return this.#change(key, (client, redisKey, stillWanted) => {
+      const send = (generation: string, versions: readonly string[]): Promise<unknown> => {
+        const entry = encodeEntry({ generation, token: newToken(), graceMs, tags: versions }, payload)
+        return client.set(redisKey, entry, 'PX', ttlMs + graceMs)
+      }
+      const generation = this.#versions.now(GENERATION)
+      if (generation !== undefined && tags.length === 0) return send(generation, tags)
+      const asked = Promise.all([
+        generation ?? this.#versions.ask(client, GENERATION),
+        tags.length === 0 ? tags : this.#versions.askAll(client, tags),
+      ])
+      return asked.then((versions) => {
+        stillWanted()
+        return send(...versions)
+      })
     })
   }
 
@@ -226,7 +230,7 @@ export class CacheEngine {
   async #change(
     key: string,
     command: (client: RedisClient, redisKey: string, stillWanted: () => void) => Promise<unknown>,
-  ) {
+  ): Promise<void> {
     const redisKey = this.#keyOf(key)
     this.#begin()
     this.near.beginWrite(key)

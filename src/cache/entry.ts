@@ -85,7 +85,7 @@ export function parseEntry(text: string): Entry | undefined {
   const known = meta === '' ? NOTHING_ELSE : parseMeta(meta)
   if (known === undefined) return undefined
   return {
-    generation: text.slice(MAGIC.length, TOKEN_START - 1),
+    generation: generationIn(text),
     token: tokenIn(text),
     leased: !text.startsWith(NO_LEASE, TOKEN_END),
     graceMs: grace === NO_GRACE ? 0 : Number(grace),
@@ -96,13 +96,18 @@ export function parseEntry(text: string): Entry | undefined {
 }
 
 /** Of a text that has our header, whatever follows it. */
+export function generationIn(text: string): string {
+  return text.slice(MAGIC.length, TOKEN_START - 1)
+}
+
+/** Likewise. */
 export function tokenIn(text: string): string {
   return text.slice(TOKEN_START, TOKEN_END)
 }
 
 const NOTHING_ELSE = { loadMs: 0, tags: NONE }
 /** What `options.ts` lets through, namespaces included, and then some. */
-const MAX_META_LENGTH = 200_000
+export const MAX_META_LENGTH = 200_000
 
 function parseMeta(meta: string): { loadMs: number; tags: readonly string[] } | undefined {
   if (meta.length > MAX_META_LENGTH) return undefined
@@ -132,4 +137,9 @@ export const LUA_SETRANGE: Readonly<Record<Exclude<Field, 'generation'>, number>
   token: TOKEN_START,
   deadline: DEADLINE_START,
   grace: GRACE_START,
+}
+
+/** A part of a longer text keeps all of it in memory; the bytes of an entry are not to stay for its token. */
+export function ownText(part: string): string {
+  return Buffer.from(part, 'latin1').toString('latin1')
 }

@@ -3,34 +3,82 @@ import { messageOf, SharedStateError } from '../core/errors.ts'
 import type { RedisClient, RedisConnection } from '../redis/client.ts'
 import { defineScript, type LuaScript, runScript } from '../redis/scripts.ts'
 import { Breaker } from './breaker.ts'
+import { generationIn, HEADER_LENGTH, LUA_OFFSETS, MAX_META_LENGTH } from './entry.ts'
+import { GENERATION, LUA_VERSIONS, type Versions } from './versions.ts'
 
-const READ: LuaScript = defineScript(
-  1,
-  `-- KEYS entries; ARGV[1] shortest, ARGV[2] longest that is read, in bytes
--- Result: entry and PTTL in turn, nil for what is not there or no entry
-local found = {}
-for at = 1, #KEYS do
-  local bytes = redis.pcall('STRLEN', KEYS[at])
-  found[at * 2] = false
-  if type(bytes) == 'number' and bytes >= tonumber(ARGV[1]) and bytes <= tonumber(ARGV[2]) then
-    found[at * 2 - 1] = redis.call('GET', KEYS[at])
-    found[at * 2] = redis.call('PTTL', KEYS[at])
-  elseif type(bytes) == 'table' and string.sub(bytes.err, 1, 9) ~= 'WRONGTYPE' then
-    return bytes
-  else
-    found[at * 2 - 1] = false
-  end
+/** What comes before an entry in a reply: whether it counts, or that this was not asked; its PTTL in 16 places. */
+const COUNTS = '1'
+const COUNTS_NOT = '0'
+const NOT_ASKED = '-'
+const TTL_PLACES = 16
+const ENTRY_START = COUNTS.length + TTL_PLACES
+/** Of longer ones Redis is spared the copy: they come behind what is said of them, not in one text with it. */
+const IN_ONE_TEXT = 16_384
+
+/** Lua: what is said of an entry, and the entry, in one text; a table with `err` for an error that is not about the key. */
+function luaRead(maxBytes: number): string {
+  return `local function read(key, counts)
+  local bytes = redis.pcall('STRLEN', key)
+  if type(bytes) == 'table' and string.sub(bytes.err, 1, 9) ~= 'WRONGTYPE' then return bytes end
+  if type(bytes) ~= 'number' or bytes < ${HEADER_LENGTH} or bytes > ${maxBytes} then return false end
+  local entry = redis.call('GET', key)
+  local said = counts(entry) .. string.format('%0${TTL_PLACES}.0f', redis.call('PTTL', key))
+  if bytes > ${IN_ONE_TEXT} then return {said, entry} end
+  return said .. entry
 end
-return found`,
-)
+local function readAll(count, counts)
+  local found = {}
+  for at = 1, count do
+    found[at] = read(KEYS[at], counts)
+    if type(found[at]) == 'table' and found[at].err then return found[at] end
+  end
+  -- An array of one takes the client twice as long to read.
+  if count == 1 then return found[1] end
+  return found
+end`
+}
+
+function readScript(maxBytes: number): string {
+  return `-- KEYS entries
+-- Result: each entry with what is said of it, nil for what is not there or no entry; of several keys, a list of them
+${luaRead(maxBytes)}
+return readAll(#KEYS, function() return '${NOT_ASKED}' end)`
+}
+
+/** Which tags an entry has is not known before it is read, so their keys cannot be named: this is not for Cluster. */
+function judgeScript(maxBytes: number): string {
+  return `-- KEYS entries, and the generation; tags' versions have its name before their own
+-- Result: as when they are only read; of each is said whether its generation and tags are those of now
+${luaRead(maxBytes)}
+${LUA_VERSIONS}
+local prefix = KEYS[#KEYS]
+local generation = versionOrNew(prefix)
+return readAll(#KEYS - 1, function(entry)
+  if string.sub(entry, ${LUA_OFFSETS.generation}) ~= generation then return '${COUNTS_NOT}' end
+  local meta = string.byte(entry, ${HEADER_LENGTH + 1}) == 10 and string.match(entry, '^([^\\n]*)\\n', ${HEADER_LENGTH + 2})
+    or string.sub(entry, ${HEADER_LENGTH + 1})
+  if meta == '' then return '${COUNTS}' end
+  if #meta > ${MAX_META_LENGTH} then return '${COUNTS_NOT}' end
+  local ok, list = pcall(cjson.decode, meta)
+  if not ok or type(list) ~= 'table' then return '${COUNTS_NOT}' end
+  for at = 2, #list, 2 do
+    local now = type(list[at]) == 'string' and version(prefix .. list[at])
+    if not now or now ~= list[at + 1] then return '${COUNTS_NOT}' end
+  end
+  return '${COUNTS}'
+end)`
+}
 
 /** Keys of one command; more would keep Redis from others for too long. */
 const MAX_BATCH = 64
 
-/** What one read has found: `generation` only when it had to be asked for. */
+/** What one read has found. */
 export interface Reply {
   readonly text: string
   readonly ttlMs: number
+  /** Whether it counts, where Redis has been asked for that too. */
+  readonly current: boolean | undefined
+  /** Where it has been asked for. */
   readonly generation: string | undefined
 }
 
@@ -40,12 +88,12 @@ interface Read {
   reject(error: Error): void
 }
 
+/** An entry behind what is said of it. */
+type Told = string | readonly [said: string, entry: string] | null
+
 export interface FarOptions {
   readonly timeoutMs: number
-  readonly minBytes: number
   readonly maxBytes: number
-  /** The generation, when it is not known: asked once for all reads of a tick. */
-  askGeneration(client: RedisClient): Promise<string> | undefined
 }
 
 /**
@@ -56,35 +104,42 @@ export class FarCache {
   /** What is longer counts as nothing. */
   readonly maxBytes: number
   readonly #connection: RedisConnection
-  readonly #options: FarOptions
+  readonly #versions: Versions
+  readonly #timeoutMs: number
+  readonly #reading: Scripts
+  readonly #judging: Scripts
   readonly #deadlines: DeadlineQueue
   readonly #breaker = new Breaker()
   readonly #stopListening: () => void
   #batch: Read[] = []
   #wasUp = false
 
-  constructor(connection: RedisConnection, options: FarOptions) {
-    this.maxBytes = options.maxBytes
+  constructor(connection: RedisConnection, versions: Versions, { timeoutMs, maxBytes }: FarOptions) {
+    this.maxBytes = maxBytes
     this.#connection = connection
-    this.#options = options
-    this.#deadlines = new DeadlineQueue(options.timeoutMs)
+    this.#versions = versions
+    this.#timeoutMs = timeoutMs
+    this.#reading = new Scripts(readScript(maxBytes))
+    this.#judging = new Scripts(judgeScript(maxBytes))
+    this.#deadlines = new DeadlineQueue(timeoutMs)
     this.#stopListening = connection.onChange((state) => state === 'up' && this.#breaker.succeeded())
   }
 
   /** An entry and its TTL: a copy must not outlive what it was copied from. All reads of one tick are one command. */
-  entry(key: string): Promise<Reply | undefined> {
-    return new Promise((resolve, reject) => {
-      if (this.#batch.length === 0) process.nextTick(() => this.#flush())
-      this.#batch.push({ key, resolve, reject })
-    })
+  entry(key: string, resolve: Read['resolve'], reject: Read['reject']): void {
+    if (this.#batch.push({ key, resolve, reject }) === 1) process.nextTick(this.#flush)
   }
 
   /** For what has another way out: once Redis has been there, its absence is told at once. */
   read<T>(command: (client: RedisClient, stillWanted: () => void) => Promise<T>): Promise<T> {
-    if (this.#wasUp && !this.#connection.now) return Promise.reject(this.#explain(new Error('not connected')))
-    if (!this.#breaker.allows())
-      return Promise.reject(this.#explain(new Error('it did not answer a moment ago')))
-    return this.write(command)
+    const away = this.#isAway()
+    return away ? Promise.reject(away) : this.write(command)
+  }
+
+  #isAway(): SharedStateError | undefined {
+    if (this.#wasUp && !this.#connection.now) return this.#explain(new Error('not connected'))
+    if (this.#breaker.allows()) return undefined
+    return this.#explain(new Error('it did not answer a moment ago'))
   }
 
   /**
@@ -94,15 +149,14 @@ export class FarCache {
    * @throws SharedStateError from `stillWanted`, when the time is over
    */
   write<T>(command: (client: RedisClient, stillWanted: () => void) => Promise<T>): Promise<T> {
-    const { timeoutMs } = this.#options
+    const timeoutMs = this.#timeoutMs
     return new Promise<T>((resolve, reject) => {
       let tooLate: SharedStateError | undefined
       const stillWanted = (): void => {
         if (tooLate) throw tooLate
       }
       const inTime = this.#deadlines.add(() => {
-        this.#breaker.timedOut()
-        tooLate = this.#explain(new Error(`no answer within ${timeoutMs} ms`))
+        tooLate = this.#timedOut()
         reject(tooLate)
       })
       const begin = (client: RedisClient): Promise<T> => {
@@ -122,13 +176,21 @@ export class FarCache {
         },
         (error: unknown) => {
           inTime()
-          if (tooLate) return
-          if (error instanceof Error && error.name === 'ReplyError') this.#breaker.succeeded()
-          else this.#breaker.failed()
-          reject(this.#explain(error))
+          if (!tooLate) reject(this.#failed(error))
         },
       )
     })
+  }
+
+  #timedOut(): SharedStateError {
+    this.#breaker.timedOut()
+    return this.#explain(new Error(`no answer within ${this.#timeoutMs} ms`))
+  }
+
+  #failed(error: unknown): SharedStateError {
+    if (error instanceof Error && error.name === 'ReplyError') this.#breaker.succeeded()
+    else this.#breaker.failed()
+    return this.#explain(error)
   }
 
   close(): void {
@@ -136,39 +198,86 @@ export class FarCache {
     this.#deadlines.close()
   }
 
-  #flush(): void {
+  readonly #flush = (): void => {
     const reads = this.#batch
     this.#batch = []
     for (let from = 0; from < reads.length; from += MAX_BATCH) {
       const part = reads.length <= MAX_BATCH ? reads : reads.slice(from, from + MAX_BATCH)
-      this.read((client) => this.#send(client, part)).catch((error: Error) => {
-        for (const { reject } of part) reject(error)
-      })
+      this.#ask(part)
     }
   }
 
-  async #send(client: RedisClient, reads: readonly Read[]): Promise<void> {
-    const asking = this.#options.askGeneration(client)
+  /** As `read`, without its promises: most of what a cache does comes this way. */
+  #ask(reads: readonly Read[]): void {
+    const fail = (error: Error): void => {
+      for (const { reject } of reads) reject(error)
+    }
+    const client = this.#connection.now
+    if (!client) {
+      this.read((connected) => this.#send(connected, reads)).catch(fail)
+      return
+    }
+    const away = this.#isAway()
+    if (away) {
+      fail(away)
+      return
+    }
+    this.#wasUp = true
+    let late = false
+    const inTime = this.#deadlines.add(() => {
+      late = true
+      fail(this.#timedOut())
+    })
+    this.#send(client, reads).then(
+      () => {
+        inTime()
+        this.#breaker.succeeded()
+      },
+      (error: unknown) => {
+        inTime()
+        if (!late) fail(this.#failed(error))
+      },
+    )
+  }
+
+  /** Answers the reads before its promise does: nobody waits for the ways of several promises in a row. */
+  #send(client: RedisClient, reads: readonly Read[]): Promise<void> {
+    const versions = this.#versions
+    const isKnown = versions.now(GENERATION) !== undefined
     const keys = reads.map(({ key }) => key)
-    // A Cluster takes no command for keys of different slots.
-    const reading = client.isCluster
-      ? Promise.all(keys.map((key) => this.#readAll(client, [key]))).then((found) => found.flat())
-      : this.#readAll(client, keys)
-    let generation: string | undefined
-    if (asking) [generation] = await Promise.all([asking, reading])
-    const found = await reading
-    for (let at = 0; at < reads.length; at++) {
-      const text = found[at * 2]
-      const reply =
-        typeof text === 'string' ? { text, ttlMs: found[at * 2 + 1] as number, generation } : undefined
-      ;(reads[at] as Read).resolve(reply)
-    }
+    if (client.isCluster) return this.#sendEach(client, reads, isKnown)
+    if (isKnown) return this.#answer(reads, runScript(client, this.#reading.for(keys.length), keys))
+    keys.push(versions.keyOf(GENERATION))
+    const keep = versions.beginAsk(GENERATION)
+    return this.#answer(reads, runScript(client, this.#judging.for(keys.length), keys), keep)
   }
 
-  #readAll(client: RedisClient, keys: readonly string[]): Promise<readonly (string | number | null)[]> {
-    const { minBytes, maxBytes } = this.#options
-    const script = keys.length === 1 ? READ : readerOf(keys.length)
-    return runScript(client, script, [...keys, minBytes, maxBytes])
+  #answer(
+    reads: readonly Read[],
+    answer: Promise<Told | readonly Told[]>,
+    keep?: (generation: string) => void,
+  ): Promise<void> {
+    return answer.then((found) => {
+      for (let at = 0; at < reads.length; at++) {
+        const told = reads.length === 1 ? (found as Told) : (found as readonly Told[])[at]
+        const reply = told ? replyOf(told) : undefined
+        if (keep && reply?.current) keep(generationIn(reply.text))
+        ;(reads[at] as Read).resolve(reply)
+      }
+    })
+  }
+
+  /** A Cluster takes no command for keys of different slots. */
+  async #sendEach(client: RedisClient, reads: readonly Read[], isKnown: boolean): Promise<void> {
+    const script = this.#reading.for(1)
+    const [generation, ...found] = await Promise.all([
+      isKnown ? undefined : this.#versions.ask(client, GENERATION),
+      ...reads.map(({ key }) => runScript<Told>(client, script, [key])),
+    ])
+    for (let at = 0; at < reads.length; at++) {
+      const told = found[at]
+      ;(reads[at] as Read).resolve(told ? replyOf(told, generation) : undefined)
+    }
   }
 
   /** Mistakes in the settings and a closed instance stay what they are; all else is Redis being away. */
@@ -184,12 +293,25 @@ export class FarCache {
   }
 }
 
-const readers: LuaScript[] = []
+function replyOf(told: NonNullable<Told>, generation?: string): Reply {
+  const [said, text] = typeof told === 'string' ? [told, told.slice(ENTRY_START)] : told
+  const current = said.startsWith(NOT_ASKED) ? undefined : said.startsWith(COUNTS)
+  return { text, ttlMs: Number(said.slice(COUNTS.length, ENTRY_START)), current, generation }
+}
 
-/** The same script, for so many keys. */
-function readerOf(keys: number): LuaScript {
-  readers[keys] ??= { ...READ, keys }
-  return readers[keys]
+/** One script, for any number of keys. */
+class Scripts {
+  readonly #script: LuaScript
+  readonly #byCount: LuaScript[] = []
+
+  constructor(lua: string) {
+    this.#script = defineScript(1, lua)
+  }
+
+  for(keys: number): LuaScript {
+    this.#byCount[keys] ??= { ...this.#script, keys }
+    return this.#byCount[keys]
+  }
 }
 
 export function isUnavailable(error: unknown): boolean {

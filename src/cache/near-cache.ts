@@ -1,4 +1,6 @@
+import { performance } from 'node:perf_hooks' // the global one is found by a getter at every use
 import { LRUCache } from 'lru-cache'
+import { PassingMap } from '../core/passing-map.ts'
 import type { Freshness } from './freshness.ts'
 import type { ResolvedCacheOptions } from './options.ts'
 import type { Found } from './values.ts'
@@ -53,10 +55,10 @@ const ENTRY_OVERHEAD = 200
 export class NearCache {
   readonly #fresh: Freshness
   readonly #copies: LRUCache<string, NearEntry> | undefined
-  readonly #marks = new Map<string, Mark>()
-  readonly #writing = new Map<string, number>()
+  readonly #marks = new PassingMap<string, Mark>()
+  readonly #writing = new PassingMap<string, number>()
   /** Keys of copies by tag, so that a hit need not look at its tags. */
-  readonly #tagged = new Map<string, Set<string>>()
+  readonly #tagged = new PassingMap<string, Set<string>>()
   #era = 0
   /** How often news have come back. */
   #outages = 0
@@ -102,7 +104,7 @@ export class NearCache {
 
   /** Before a read is sent. */
   begin(key: string): Mark {
-    const soiled = this.#writing.size > 0 && this.#writing.has(key)
+    const soiled = this.#writing.get(key) !== undefined
     const next = soiled ? undefined : this.#marks.get(key)
     const startedAt = performance.now()
     const mark: Mark = { key, startedAt, mayFill: this.#fresh.synced, soiled, onSoiled: undefined, next }
@@ -234,7 +236,7 @@ export class NearCache {
   }
 
   #soilAll(): void {
-    for (const key of [...this.#marks.keys()]) this.#soil(key)
+    for (const [key] of this.#marks.entries()) this.#soil(key)
   }
 }
 

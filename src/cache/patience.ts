@@ -15,7 +15,8 @@ export interface Awaited {
   readonly key: string
   readonly promise: Promise<unknown>
   readonly stale: Stale | undefined
-  readonly onStale: Set<() => void>
+  /** Made by the first who wants to be told. */
+  onStale: Set<() => void> | undefined
 }
 
 type Reason = CacheEvents['stale']['reason']
@@ -27,7 +28,9 @@ export function waitFor(
   { events, counters }: { events: Events; counters: CacheCounters },
 ): Promise<unknown> {
   if (graceMs === 0 && hardMs === undefined) return flight.promise
-  const { key, promise, onStale } = flight
+  const { key, promise } = flight
+  flight.onStale ??= new Set()
+  const { onStale } = flight
   return new Promise((resolve, reject) => {
     let waiting = true
     let late = softMs === 0

@@ -1,6 +1,6 @@
 import type { RedisClient } from '../redis/client.ts'
-import { type Entry, HEADER_LENGTH, parseEntry } from './entry.ts'
-import type { FarCache } from './far-cache.ts'
+import { type Entry, ownText, parseEntry } from './entry.ts'
+import type { FarCache, Reply } from './far-cache.ts'
 import type { Filling } from './near-cache.ts'
 import type { ResolvedLoad } from './options.ts'
 import type { Found, Values } from './values.ts'
@@ -17,6 +17,8 @@ export interface Seen {
   readonly freshMs: number
 }
 
+type Judged = Pick<Reply, 'text' | 'ttlMs'> & Partial<Reply>
+
 /** Reads L2 and says what counts of it. */
 export class Reader {
   readonly #far: FarCache
@@ -30,15 +32,26 @@ export class Reader {
   }
 
   /** Undefined for nothing, and for whatever a foreign client has left there. */
-  async read(redisKey: string): Promise<Seen | undefined> {
-    const reply = await this.#far.entry(redisKey)
-    return reply && this.judge(reply.text, reply.ttlMs, reply.generation)
+  read(redisKey: string): Promise<Seen | undefined> {
+    return new Promise((resolve, reject) => {
+      // An answer may come after its deadline: then there is nobody to hear what became of further questions.
+      let late = false
+      this.#far.entry(
+        redisKey,
+        (reply) => late || resolve(reply && this.judge(reply)),
+        (error) => {
+          late = true
+          reject(error)
+        },
+      )
+    })
   }
 
-  /** `generation`: as just asked for. */
-  judge(text: string, ttlMs: number, generation?: string): Seen | undefined | Promise<Seen | undefined> {
+  /** `current`: by Redis' own word; `generation`: as just asked for. */
+  judge({ text, ttlMs, current, generation }: Judged): Seen | undefined | Promise<Seen | undefined> {
     const entry = parseEntry(text)
     if (entry === undefined) return undefined
+    if (current !== undefined) return this.#seen(entry, current, ttlMs)
     if (this.#versions.knows(entry)) return this.#seen(entry, true, ttlMs)
     const confirm = (client: RedisClient) => this.#versions.confirm(client, entry, generation)
     return this.#far.read(confirm).then((current) => this.#seen(entry, current, ttlMs))
@@ -51,9 +64,6 @@ export class Reader {
   }
 }
 
-/** The shortest text that can be an entry. */
-export const MIN_ENTRY_BYTES: number = HEADER_LENGTH
-
 /** What a copy is to be made of. */
 export function fillingOf({ entry, freshMs }: Seen, found: Found, load: ResolvedLoad): Filling {
   const { graceMs, token } = entry
@@ -63,11 +73,6 @@ export function fillingOf({ entry, freshMs }: Seen, found: Found, load: Resolved
 }
 
 const NEVER = Number.POSITIVE_INFINITY
-
-/** A part of a longer text keeps all of it in memory; the bytes of an entry are not to stay for its token. */
-function ownText(part: string): string {
-  return Buffer.from(part, 'latin1').toString('latin1')
-}
 
 /**
  * When to begin to replace it: drawn once for every copy, so that the processes do not all come at once. Not while

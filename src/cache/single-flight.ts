@@ -1,6 +1,7 @@
 import { AsyncLocalStorage } from 'node:async_hooks'
 import { messageOf, SharedStateError } from '../core/errors.ts'
 import { show } from '../core/options.ts'
+import { PassingMap } from '../core/passing-map.ts'
 import type { RedisClient } from '../redis/client.ts'
 import { encodeEntry, encodeMeta, tokenIn } from './entry.ts'
 import type { Events } from './events.ts'
@@ -51,14 +52,15 @@ const MAX_GONE = 1_000
 /** One or more local callers that wait for the same thing. */
 export interface Flight {
   readonly key: string
-  readonly token: string
+  /** Of its lease; empty until it needs one. */
+  token: string
   /** Of the latest question to Redis. */
   mark: Mark
   /** Whose lease it waits for. Going to ask Redis again before it answers: what is written until then will be seen. */
   waitingFor: string | undefined
   /** What can be served meanwhile; whoever waits for that is told. */
   stale: Stale | undefined
-  readonly onStale: Set<() => void>
+  onStale: Set<() => void> | undefined
   promise: Promise<unknown>
 }
 
@@ -97,7 +99,7 @@ const NOWHERE: ReadonlySet<string> = new Set()
 /** One loader per key: local callers share a promise, processes share a lease. */
 export class SingleFlight {
   readonly #context: SingleFlightContext
-  readonly #flights = new Map<string, Flight>()
+  readonly #flights = new PassingMap<string, Flight>()
   readonly #refreshing = new Set<string>()
   /** Loads of this process by the token of their lease. */
   readonly #loads = new Map<string, Promise<unknown>>()
@@ -122,17 +124,14 @@ export class SingleFlight {
     }
     const flight = this.#begin(key)
     this.#flights.set(key, flight)
-    flight.promise = this.#fly(flight, request).finally(() => {
-      this.#context.near.end(flight.mark)
-      if (this.#flights.get(key) === flight) this.#flights.delete(key)
-    })
+    flight.promise = this.#fly(flight, request)
     return waitFor(flight, request.load, this.#context)
   }
 
   /** Replaces, in the background, the value that `token` has written, unless somebody else does. */
   refresh(request: LoadRequest, token: string): void {
     const { key } = request
-    if (this.#refreshing.has(key) || this.#flights.has(key)) return
+    if (this.#refreshing.has(key) || this.#flights.get(key)) return
     this.#refreshing.add(key)
     const flight = this.#begin(key)
     const replace = () => this.#replace(flight, request, token)
@@ -156,20 +155,25 @@ export class SingleFlight {
       if (this.#gone.size <= MAX_GONE) break
       this.#gone.delete(oldest)
     }
-    for (const { waitingFor, mark } of this.#flights.values())
+    for (const [, { waitingFor, mark }] of this.#flights.entries())
       if (waitingFor !== undefined && holderOf(waitingFor) === holder) mark.onSoiled?.()
   }
 
   #begin(key: string): Flight {
     return {
       key,
-      token: newToken(this.#context.holder()),
+      token: '',
       mark: this.#context.near.begin(key),
       waitingFor: undefined,
       stale: undefined,
-      onStale: new Set(),
+      onStale: undefined,
       promise: Promise.resolve(),
     }
+  }
+
+  #tokenOf(flight: Flight): string {
+    flight.token ||= newToken(this.#context.holder())
+    return flight.token
   }
 
   /** As for a copy: nothing has been heard, and it is proven or not long ago that there was nothing to hear. */
@@ -184,22 +188,27 @@ export class SingleFlight {
   async #fly(flight: Flight, request: LoadRequest): Promise<unknown> {
     const { near, fresh, counters } = this.#context
     const { key } = request
-    for (;;) {
-      const step = await this.#step(flight, request)
-      if (step.is === 'found') return step.value
-      if (step.is === 'away') return this.#loadWithoutRedis(flight, request)
-      if (step.is === 'acquired') {
-        counters.misses += 1
-        return this.#lead(flight, request, step)
+    try {
+      for (;;) {
+        const step = await this.#step(flight, request)
+        if (step.is === 'found') return step.value
+        if (step.is === 'away') return await this.#loadWithoutRedis(flight, request)
+        if (step.is === 'acquired') {
+          counters.misses += 1
+          return await this.#lead(flight, request, step)
+        }
+        this.#checkNotInside(step.token, key)
+        const own = this.#loads.get(step.token)
+        if (own) return await own
+        flight.waitingFor = step.token
+        await changeOf(flight.mark, fresh.isProven() ? step.leftMs + 1 : Math.min(step.leftMs + 1, POLL_MS))
+        near.end(flight.mark)
+        flight.mark = near.begin(key)
+        flight.waitingFor = undefined
       }
-      this.#checkNotInside(step.token, key)
-      const own = this.#loads.get(step.token)
-      if (own) return own
-      flight.waitingFor = step.token
-      await changeOf(flight.mark, fresh.isProven() ? step.leftMs + 1 : Math.min(step.leftMs + 1, POLL_MS))
+    } finally {
       near.end(flight.mark)
-      flight.mark = near.begin(key)
-      flight.waitingFor = undefined
+      if (this.#flights.get(key) === flight) this.#flights.delete(key)
     }
   }
 
@@ -222,7 +231,7 @@ export class SingleFlight {
     if (freshMs <= 0) {
       const endedAt = performance.now() + freshMs
       flight.stale = { value: found.value, endedAt, until: endedAt + entry.graceMs }
-      for (const tell of flight.onStale) tell()
+      for (const tell of flight.onStale ?? []) tell()
       return undefined
     }
     counters.l2Hits += 1
@@ -248,7 +257,7 @@ export class SingleFlight {
       const step = await this.#acquire(flight, request, judged, keep)
       if ('is' in step) return step
       const [text, ttlMs, leftMs] = step
-      const seen = await this.#context.reader.judge(text, ttlMs)
+      const seen = await this.#context.reader.judge({ text, ttlMs })
       const hit = this.#hit(flight, request, seen)
       if (hit) return hit
       const token = tokenIn(text)
@@ -260,13 +269,14 @@ export class SingleFlight {
   }
 
   async #acquire(
-    { token }: Flight,
+    flight: Flight,
     { redisKey, tags: names }: LoadRequest,
     judged: string | undefined,
     keep: boolean,
   ): Promise<Present | Acquired> {
     const { far, versions, options } = this.#context
     const { leaseMs } = options
+    const token = this.#tokenOf(flight)
     let generation = versions.now(GENERATION)
     let sure = false
     for (;;) {
@@ -357,7 +367,7 @@ export class SingleFlight {
     const { counters, values } = this.#context
     counters.loads += 1
     const context = new OwnLoadContext(flight.stale?.value)
-    const value = await this.#runInside(flight.token, () => loader(context))
+    const value = await this.#runInside(this.#tokenOf(flight), () => loader(context))
     const { graceMs, negativeMs } = load
     const { ttlMs } = context
     if (value === undefined) return { payload: values.nothing, ttlMs: ttlMs ?? negativeMs ?? 0, graceMs: 0 }
@@ -388,7 +398,7 @@ export class SingleFlight {
     const last = near.last(key)
     if (last) {
       flight.stale = { value: last.value, endedAt: last.expiresAt, until: last.graceUntil }
-      for (const tell of flight.onStale) tell()
+      for (const tell of flight.onStale ?? []) tell()
     }
     const free = await this.#slots.take()
     try {

@@ -1,6 +1,7 @@
+import { performance } from 'node:perf_hooks' // the global one is found by a getter at every use
 import type { RedisClient } from '../redis/client.ts'
 import { defineScript, type LuaScript, runScript } from '../redis/scripts.ts'
-import type { Entry } from './entry.ts'
+import { type Entry, ownText } from './entry.ts'
 import type { Freshness } from './freshness.ts'
 
 const VERSION_TTL_MS = 30 * 86_400_000
@@ -9,18 +10,27 @@ const ASK_AGAIN_MS = 86_400_000
 /** Tags whose versions are remembered; of others Redis is asked. */
 const MAX_REMEMBERED = 10_000
 
-const ASK: LuaScript = defineScript(
-  1,
-  `-- KEYS[1] version; ARGV[1] its TTL in ms. Result: the version; a missing one is made: its entries are lost
-local known = redis.pcall('GET', KEYS[1])
-if type(known) == 'string' and string.match(known, '^%d+$') and #known == 16 then
-  if redis.call('PTTL', KEYS[1]) < ARGV[1] / 2 then redis.call('PEXPIRE', KEYS[1], ARGV[1]) end
+/** Lua: the version under `key`, false or a new one when there is none. It lives for 30 days from its last use. */
+export const LUA_VERSIONS: string = `local function version(key)
+  local known = redis.pcall('GET', key)
+  if type(known) ~= 'string' or #known ~= 16 or not string.match(known, '^%d+$') then return false end
+  if redis.call('PTTL', key) < ${VERSION_TTL_MS / 2} then redis.call('PEXPIRE', key, ${VERSION_TTL_MS}) end
   return known
 end
-local time = redis.call('TIME')
-local made = string.format('%016.0f', time[1] * 1000000 + time[2])
-redis.call('SET', KEYS[1], made, 'PX', ARGV[1])
-return made`,
+local function versionOrNew(key)
+  local known = version(key)
+  if known then return known end
+  local time = redis.call('TIME')
+  local made = string.format('%016.0f', time[1] * 1000000 + time[2])
+  redis.call('SET', key, made, 'PX', ${VERSION_TTL_MS})
+  return made
+end`
+
+const ASK: LuaScript = defineScript(
+  1,
+  `-- KEYS[1] version. Result: the version; a missing one is made: its entries are lost
+${LUA_VERSIONS}
+return versionOrNew(KEYS[1])`,
 )
 
 const ADVANCE: LuaScript = defineScript(
@@ -49,7 +59,8 @@ interface Remembered {
  */
 export class Versions {
   readonly #fresh: Freshness
-  readonly #keyOf: (name: string) => string
+  /** Of a version: that of the generation, with the name behind it. */
+  readonly keyOf: (name: string) => string
   readonly #remembered = new Map<string, Remembered>()
   readonly #advancing = new Map<string, number>()
   /** Counts what may have changed any of them, to tell whether an answer is still worth keeping. */
@@ -57,22 +68,30 @@ export class Versions {
 
   constructor(fresh: Freshness, keyOf: (name: string) => string) {
     this.#fresh = fresh
-    this.#keyOf = keyOf
+    this.keyOf = keyOf
   }
 
   /** Undefined when it has to be asked for. */
-  now(name: string): string | undefined {
+  now(name: string, at: number = performance.now()): string | undefined {
     const known = this.#remembered.get(name)
-    if (known === undefined || !this.#fresh.isProven()) return undefined
-    return performance.now() - known.since < ASK_AGAIN_MS ? known.version : undefined
+    if (known === undefined || !this.#fresh.isProven(at)) return undefined
+    return at - known.since < ASK_AGAIN_MS ? known.version : undefined
   }
 
   async ask(client: RedisClient, name: string): Promise<string> {
-    const changes = this.#changes
-    const mayKeep = this.#fresh.synced && !this.#advancing.has(name)
-    const version = await runScript<string>(client, ASK, [this.#keyOf(name), VERSION_TTL_MS])
-    if (mayKeep && changes === this.#changes) this.#remember(name, version)
+    const keep = this.beginAsk(name)
+    const version = await runScript<string>(client, ASK, [this.keyOf(name)])
+    keep(version)
     return version
+  }
+
+  /** Before a question is sent: to be called with the answer, which is remembered if nothing has been heard meanwhile. */
+  beginAsk(name: string): (version: string) => void {
+    if (!this.#fresh.synced || this.#advancing.has(name)) return forget
+    const changes = this.#changes
+    return (version) => {
+      if (changes === this.#changes) this.#remember(name, ownText(version))
+    }
   }
 
   /** Names and current versions in turn. */
@@ -82,14 +101,15 @@ export class Versions {
   }
 
   async advance(client: RedisClient, name: string): Promise<void> {
-    await runScript(client, ADVANCE, [this.#keyOf(name), VERSION_TTL_MS])
+    await runScript(client, ADVANCE, [this.keyOf(name), VERSION_TTL_MS])
   }
 
   /** Whether an entry still counts, as far as is known here: undefined when Redis has to be asked. */
   knows({ generation, tags }: Entry): true | undefined {
-    if (this.now(GENERATION) !== generation) return undefined
-    for (let at = 0; at < tags.length; at += 2)
-      if (this.now(tags[at] as string) !== tags[at + 1]) return undefined
+    const at = performance.now()
+    if (this.now(GENERATION, at) !== generation) return undefined
+    for (let i = 0; i < tags.length; i += 2)
+      if (this.now(tags[i] as string, at) !== tags[i + 1]) return undefined
     return true
   }
 
@@ -143,3 +163,5 @@ export class Versions {
     }
   }
 }
+
+function forget(): void {}

@@ -158,6 +158,31 @@ test('a write that was reported as failed does not overtake the next one', async
   }
 })
 
+test('an answer that comes too late is let go, whatever there was still to ask about it', async () => {
+  const { url } = sharedRedis()
+  const proxy = await proxyTo(url)
+  const namespace = testNamespace()
+  const writer = openCache(url, namespace)
+  const slow = openCache(proxy.url(), namespace, { timeout: 100 }, url)
+  await untilOn(slow)
+  await writer.set('k', 1, { tags: ['not asked for yet'] })
+  await writer.set('plain', 1)
+  await untilCopied(slow, 'plain')
+  await slow.get('none') // from now on the generation is known, and only the tag is not
+  const lost: unknown[] = []
+  const lose = (error: unknown): void => void lost.push(error)
+  process.on('unhandledRejection', lose)
+  try {
+    proxy.freeze('down')
+    expect(await slow.get('k')).toBeUndefined()
+    proxy.unfreeze('down')
+    await until(async () => (await slow.get('k')) === 1, { what: 'Redis to be asked again', deadline: 5_000 })
+    expect(lost).toEqual([])
+  } finally {
+    process.off('unhandledRejection', lose)
+  }
+})
+
 describe('a server that refuses tracking', () => {
   const refusals = {
     'by ACL': '+@all -client|tracking',

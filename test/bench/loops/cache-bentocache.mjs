@@ -1,7 +1,7 @@
 import { Redis } from 'ioredis'
 import { peer } from '../peers/load.mjs'
 import { redisOptions } from '../servers/redis-options.mjs'
-import { batchOf, checkValue, keys, product } from './cache-values.mjs'
+import { batchOf, checkValue, KEYS, keys, product } from './cache-values.mjs'
 
 const { BentoCache, bentostore } = await peer('bentocache')
 const { memoryDriver } = await peer('bentocache/drivers/memory')
@@ -9,7 +9,7 @@ const { redisBusDriver, redisDriver } = await peer('bentocache/drivers/redis')
 
 export async function open({ what, call = 'getOrSet', tags = [], atOnce }) {
   const store = bentostore()
-  if (what !== 'far') store.useL1Layer(memoryDriver({ maxItems: 10_000 }))
+  if (what !== 'far') store.useL1Layer(memoryDriver({ maxItems: what === 'behind' ? KEYS / 2 : 10_000 }))
   store.useL2Layer(redisDriver({ connection: new Redis(redisOptions) }))
   store.useBus(redisBusDriver({ connection: redisOptions }))
   const cache = new BentoCache({ default: 'main', ttl: '5m', stores: { main: store } })

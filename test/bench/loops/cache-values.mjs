@@ -17,12 +17,18 @@ export const keys = Array.from({ length: KEYS }, (_, n) => `product:${n}`)
 /** `operate(n)` in turn over all keys, `atOnce` at a time. */
 export function batchOf(operate, atOnce) {
   let turn = 0
-  return async (count) => {
-    for (let left = count; left > 0; left -= atOnce) {
-      const some = Math.min(atOnce, left)
-      if (some === 1) await operate(turn++ % KEYS)
-      else await Promise.all(Array.from({ length: some }, () => operate(turn++ % KEYS)))
+  const next = () => {
+    turn = turn === KEYS - 1 ? 0 : turn + 1
+    return operate(turn)
+  }
+  if (atOnce === 1)
+    return async (count) => {
+      for (let i = 0; i < count; i++) await next()
+      return count
     }
+  return async (count) => {
+    for (let left = count; left > 0; left -= atOnce)
+      await Promise.all(Array.from({ length: Math.min(atOnce, left) }, next))
     return count
   }
 }
