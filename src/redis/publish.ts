@@ -1,4 +1,5 @@
-import { Command, type Redis } from 'ioredis'
+import type { Redis } from 'ioredis'
+import { ioredis } from './ioredis.ts'
 
 /** Smaller messages are cheaper to join than to write piece by piece. */
 const JOINED_BYTES = 16 << 10
@@ -15,7 +16,7 @@ export function publishPieces(redis: Redis, channel: string, pieces: readonly Bu
   let bytes = 0
   for (const piece of pieces) bytes += piece.length
   if (bytes <= JOINED_BYTES) return redis.publish(channel, Buffer.concat(pieces, bytes))
-  const command = new Command('publish', [channel, ''])
+  const command = new (ioredis().Command)('publish', [channel, ''])
   command.toWritable = (stream) => {
     const socket = stream as Writable
     const name = `*3\r\n$7\r\npublish\r\n$${Buffer.byteLength(channel)}\r\n${channel}\r\n`
