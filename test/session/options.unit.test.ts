@@ -37,6 +37,7 @@ test('defaults', () => {
     unset: 'keep',
     genid: undefined,
     proxy: undefined,
+    readsAhead: true,
   })
   expect(cookieFor({} as never)).toEqual({})
 })
