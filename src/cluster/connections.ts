@@ -1,4 +1,5 @@
 import diagnostics from 'node:diagnostics_channel'
+import { EventEmitter } from 'node:events'
 import { Server as HttpServer, type ServerResponse } from 'node:http'
 import { Server as HttpsServer } from 'node:https'
 import { Server, type Socket } from 'node:net'
@@ -77,7 +78,8 @@ export function trackConnections(): Connections {
     'net.server.socket'(message) {
       const { socket } = message as { socket: Socket }
       sockets.add(socket)
-      socket.on('close', onClose)
+      // Past what streams and HTTP do in on() for events that are none of ours.
+      EventEmitter.prototype.on.call(socket, 'close', onClose)
     },
     'http.server.request.start'(message) {
       requests += 1
