@@ -86,11 +86,5 @@ nothing is shared by two commands: most of the CPU is the system's, for a write 
       max: 1.3,
     })),
     { case: 'set', what: 'CPU of a set, µs', value: (round) => round['as-one'].appUs, max: 20 },
-    {
-      case: 'set, one at a time',
-      what: 'CPU of a set, of SET and JSON.stringify',
-      value: ratio('appUs', 'as-one', 'ioredis'),
-      max: 1.3,
-    },
   ],
 }
