@@ -1,6 +1,6 @@
 /**
- * What the loading of modules leaves behind: of 70 MB of a primary that has just started, 11. It has so little to do
- * from then on that V8 would keep them for hours. Resolves when they are back with the system; takes some 50 ms of this
+ * What the loading of modules leaves behind: 10 MB of the 70 of a primary that has just started. It has so little to do
+ * from then on that V8 would keep them. Resolves when they are back with the system; takes some 50 ms of this
  * process, so it belongs where nobody waits for it.
  */
 export async function returnLoadGarbage(): Promise<void> {
