@@ -240,7 +240,7 @@ async function asNobody(bin: string): Promise<Outcome> {
   cpSync(join(root, 'dist'), join(copy, 'dist'), { recursive: true })
   cpSync(join(root, 'package.json'), join(copy, 'package.json'))
   mkdirSync(join(copy, 'node_modules'))
-  for (const name of ['commander', 'ioredis']) {
+  for (const name of ['commander', 'ioredis', 'yaml']) {
     const at = join(root, 'node_modules', name)
     symlinkSync(at, join(copy, 'node_modules', name))
   }

@@ -26,6 +26,13 @@ async function replicated(): Promise<Failover> {
     address,
     promoted,
     async happen() {
+      // Replication is asynchronous: what has been acknowledged before is to be there after.
+      const offset = async (server: PrivateRedis, field: string): Promise<number> =>
+        Number(new RegExp(`^${field}:(\\d+)`, 'm').exec(await server.client().info('replication'))?.[1])
+      const reached = await offset(old, 'master_repl_offset')
+      await until(async () => (await offset(promoted, 'slave_repl_offset')) >= reached, {
+        what: 'the replica to have all that was written',
+      })
       await promoted.client().replicaof('NO', 'ONE')
       address.retarget({ port: promoted.port })
       await old.client().replicaof('127.0.0.1', promoted.port)
