@@ -46,7 +46,7 @@ class Habit {
 }
 
 interface Begun<Early> {
-  readonly habits: readonly Habit[]
+  readonly habit: Habit | undefined
   readonly early: Early | undefined
 }
 
@@ -70,15 +70,16 @@ export function createReadAhead(): ReadAhead {
           places.set(place, habit)
         }
         const early = (habit?.isLikely ?? everywhere.isLikely) ? read(req, res) : undefined
-        const habits = habit ? [habit, everywhere] : [everywhere]
-        for (const each of habits) each.began()
-        begun.set(req, { habits, early })
+        habit?.began()
+        everywhere.began()
+        begun.set(req, { habit, early })
       })
       return (req) => {
         const found = begun.get(req)
         if (!found) return undefined
         begun.delete(req)
-        for (const habit of found.habits) habit.took()
+        found.habit?.took()
+        everywhere.took()
         return found.early
       }
     },
@@ -88,6 +89,13 @@ export function createReadAhead(): ReadAhead {
 /** The first part of the path: apps serve their pages at one, their files at another. */
 function placeOf(req: IncomingMessage & { originalUrl?: string }): string {
   const url = req.originalUrl ?? req.url ?? ''
-  const end = /[/?#]/.exec(url.slice(1, 1 + PLACE_LENGTH))?.index ?? PLACE_LENGTH
-  return url.slice(1, 1 + end)
+  const most = Math.min(url.length, 1 + PLACE_LENGTH)
+  let end = 1
+  while (end < most && !isEnd(url.charCodeAt(end))) end += 1
+  return url.slice(1, end)
+}
+
+/** `/`, `?` or `#`. */
+function isEnd(character: number): boolean {
+  return character === 0x2f || character === 0x3f || character === 0x23
 }

@@ -15,16 +15,16 @@ export type PolicyArgs = (
 
 /** An algorithm that is one script which knows all of lua.ts' ops. */
 export function scripted(script: LuaScript, args: PolicyArgs): Omit<Algorithm, 'letter' | 'connection'> {
-  const run = (
+  const run = <Answer = Reply>(
     client: RedisClient,
     key: string,
     policy: RateLimitPolicy,
     { limit, cost }: { limit: number; cost: number },
     ...rest: readonly (string | number)[]
-  ): Promise<Reply> => runScript<Reply>(client, script, [key, ...args(policy, limit, cost), ...rest])
+  ): Promise<Answer> => runScript<Answer>(client, script, [key, ...args(policy, limit, cost), ...rest])
   return {
     charge: async (client, key, policy, question, blockMs) =>
-      chargedOf(await run(client, key, policy, question, OPS.charge, blockMs)),
+      chargeOf(await run<Reply | string>(client, key, policy, question, OPS.charge, blockMs)),
     look: async (client, key, policy, question) =>
       chargedOf(await run(client, key, policy, question, OPS.look)),
     force: async (client, key, policy, question) =>
@@ -39,6 +39,19 @@ export function scripted(script: LuaScript, args: PolicyArgs): Omit<Algorithm, '
     },
     block: (client, key, policy, ms) =>
       run(client, key, policy, { limit: policy.limit || 1, cost: 1 }, OPS.block, ms),
+  }
+}
+
+/** `remaining reset at` for one that fits. */
+function chargeOf(reply: Reply | string): Charged {
+  if (typeof reply !== 'string') return chargedOf(reply)
+  const [remaining, resetMs, at] = reply.split(' ')
+  return {
+    allowed: true,
+    remaining: Number(remaining),
+    retryAfterMs: 0,
+    resetMs: Number(resetMs),
+    at: Number(at),
   }
 }
 

@@ -21,8 +21,10 @@ async function ask(
   charge = true,
 ): Promise<number[]> {
   const args = [limit, perMs * 100, cost, charge ? OPS.charge : OPS.look, 0, 0, 0, atMs * 1_000]
-  const reply = (await redis.eval(SCRIPT, 1, key, ...args)) as number[]
-  return reply.slice(0, 4)
+  const reply = (await redis.eval(SCRIPT, 1, key, ...args)) as number[] | string
+  if (typeof reply !== 'string') return reply.slice(0, 4)
+  const [remaining, reset] = reply.split(' ').map(Number)
+  return [1, remaining as number, 0, reset as number]
 }
 
 const start = 1_800_000_000_000
