@@ -32,9 +32,9 @@ async function check(url, get) {
 }
 
 /** One side of the comparison, with its launcher. */
-export const contenderWith = (app, { workers = 2, redis = 'tcp', route, clients, env, launcher } = {}) =>
+export const contenderWith = (app, { workers = 2, redis = 'tcp', route, clients, env } = {}) =>
   httpSubject({
-    launcher: launcher ?? (app === 'as-one' ? 'as-one' : 'node:cluster'),
+    launcher: app === 'as-one' ? 'as-one' : 'node:cluster',
     app: `request/${app}.mjs`,
     redis,
     workers,
