@@ -50,6 +50,9 @@ interface Begun<Early> {
   readonly early: Early | undefined
 }
 
+/** Of a request that has come to the place: another limit behind it says nothing about where requests go. */
+const PAST: Begun<never> = { habit: undefined, early: undefined }
+
 export function createReadAhead(): ReadAhead {
   const begins: ((req: IncomingMessage, res: ServerResponse) => void)[] = []
   return {
@@ -62,7 +65,7 @@ export function createReadAhead(): ReadAhead {
       const places = new Map<string, Habit>()
 
       begins.push((req, res) => {
-        if (begun.has(req)) return // a second limit on its way
+        if (begun.has(req)) return // a second limit
         const place = placeOf(req)
         let habit = places.get(place)
         if (!habit && places.size < MAX_PLACES) {
@@ -76,8 +79,8 @@ export function createReadAhead(): ReadAhead {
       })
       return (req) => {
         const found = begun.get(req)
-        if (!found) return undefined
-        begun.delete(req)
+        begun.set(req, PAST)
+        if (!found || found === PAST) return undefined
         found.habit?.took()
         everywhere.took()
         return found.early

@@ -43,6 +43,19 @@ test('what was read is given once, to its own request', () => {
   expect(take(request('/app'))).toBeUndefined()
 })
 
+test('a limit behind the place says nothing about where requests go, nor does one that let the first decide alone', () => {
+  const { ahead, take } = open()
+  const pass = (asked: boolean): { read: number } | undefined => {
+    const req = request('/app')
+    if (asked) ahead.begin(req, res)
+    const early = take(req)
+    ahead.begin(req, res) // per user, behind the session
+    return early
+  }
+  for (let i = 0; i < 128; i++) pass(i % 2 === 0)
+  expect(pass(true)).toEqual({ read: 1 })
+})
+
 test('paths are judged on their own: files that never come cost a window of reads, then none, and pages go on', () => {
   const { readsOf } = open()
   const both = (i: number): string => (i % 2 ? '/app/page' : `/app?${i}`)
