@@ -19,15 +19,27 @@ const SIGNALS: readonly StopSignal[] = ['SIGTERM', 'SIGINT']
  * signals go to `onSignal` alone, and the handlers run when nothing is connected any more.
  */
 export function holdBackSignals(onSignal: (signal: StopSignal) => void): AppSignals {
-  const emit = process.emit as (...args: unknown[]) => boolean
-  process.emit = function (this: NodeJS.Process, ...args: unknown[]) {
-    const event = args[0] // each connection that is handed over comes through here
-    if (event !== 'SIGINT' && event !== 'SIGTERM') return emit.apply(this, args)
-    onSignal(event)
-    return true
-  } as typeof process.emit
-  const own = (): void => {} // Node asks the system for a signal only once somebody listens
-  for (const signal of SIGNALS) process.on(signal, own)
+  const own = (): void => {}
+  const hold = (signal: StopSignal): void => {
+    const others = process.rawListeners(signal) as NodeJS.SignalsListener[]
+    process.removeAllListeners(signal)
+    // Node asks the system for a signal once somebody listens, and gives it to what `process.emit` is at that moment.
+    // Each connection that is handed over passes through `process.emit`, so it is ours no longer than that.
+    const { emit } = process
+    process.emit = ((...args: [event: string, ...unknown[]]) => {
+      if (args[0] !== signal) return Reflect.apply(emit, process, args) as boolean
+      onSignal(signal)
+      return true
+    }) as typeof emit
+    process.on(signal, own)
+    process.emit = emit
+    for (const other of others) process.on(signal, other)
+  }
+  for (const signal of SIGNALS) hold(signal)
+  // `removeAllListeners('SIGTERM')` of an app means its own; Node would also let go of the signal, which then kills.
+  process.on('removeListener', (event, listener) => {
+    if (listener === own) hold(event as StopSignal)
+  })
   let listenersBefore = 0
 
   const handlersOf = (signal: StopSignal): ((...args: unknown[]) => unknown)[] =>
@@ -40,7 +52,7 @@ export function holdBackSignals(onSignal: (signal: StopSignal) => void): AppSign
     async deliver(how) {
       if (how === 'message') {
         if (process.listenerCount('message') === listenersBefore) return false
-        emit.call(process, 'message', 'shutdown')
+        process.emit('message', 'shutdown', undefined as never)
         return new Promise(() => {})
       }
       const signal = SIGNALS.find((each) => handlersOf(each).length > 0)

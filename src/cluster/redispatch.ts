@@ -5,6 +5,8 @@ interface ClusterMessage {
   readonly cmd?: unknown
   readonly act?: unknown
   readonly ack?: unknown
+  /** Ours: the descriptor has arrived too, see `acknowledgeOnce`. */
+  readonly arrived?: unknown
   readonly seq?: unknown
   readonly key?: unknown
   readonly sockname?: unknown
@@ -32,6 +34,8 @@ const RETRY_MS = 100
 
 /** For the channel of a dead worker, of which at most a few hundred bytes are left. */
 const READ_WITHIN_MS = 500
+
+const ARRIVED: ClusterMessage = { cmd: 'NODE_HANDLE_ACK' }
 
 const watched = new Map<Worker, Watched>()
 
@@ -65,13 +69,11 @@ export function redispatchOnDeath(worker: Worker): void {
   } as typeof child.send
 
   function noteConnection(message: ClusterMessage | null, handle: unknown): HandedOver | undefined {
-    if (message?.cmd !== 'NODE_CLUSTER') return undefined
-    const { act, seq, key } = message
-    if (act !== 'newconn' || typeof seq !== 'number' || typeof key !== 'string' || !isClosable(handle)) {
+    if (!isHandedOver(message) || !isClosable(handle)) {
       noteListening(message) // with `balance: 'os'` the answer carries the listening socket
       return undefined
     }
-    const handedOver = { seq, key, handle }
+    const handedOver = { seq: message.seq, key: message.key, handle }
     own.pending.push(handedOver)
     return handedOver
   }
@@ -81,11 +83,14 @@ export function redispatchOnDeath(worker: Worker): void {
     if (typeof message.key === 'string') own.keys.add(message.key)
   }
 
-  child.on('internalMessage' as 'message', (received: unknown) => {
+  // Before Node's own listeners: those send the next connection, and only once the descriptor is known to have arrived.
+  child.prependListener('internalMessage' as 'message', (received: unknown) => {
     const message = received as ClusterMessage | null
     if (message?.cmd === 'NODE_CLUSTER') {
-      if (typeof message.ack === 'number') acknowledged(message.ack)
-      else if (message.act === 'close' && typeof message.key === 'string') own.keys.delete(message.key)
+      if (typeof message.ack === 'number') {
+        if (message.arrived) child.emit('internalMessage', ARRIVED, undefined)
+        acknowledged(message.ack)
+      } else if (message.act === 'close' && typeof message.key === 'string') own.keys.delete(message.key)
     } else if (message?.cmd === 'NODE_HANDLE_ACK') takeOldest(own.onTheWay)
     else if (message?.cmd === 'NODE_HANDLE_NACK') notArrived()
   })
@@ -131,6 +136,11 @@ function takeOldest<Item>(list: Item[] | undefined): Item | undefined {
 
 function giveBack({ process: child }: Worker, seq: number): void {
   child.emit('internalMessage', { cmd: 'NODE_CLUSTER', ack: seq, accepted: false })
+}
+
+export function isHandedOver(message: unknown): message is { readonly seq: number; readonly key: string } {
+  const { cmd, act, seq, key } = (message ?? {}) as ClusterMessage
+  return cmd === 'NODE_CLUSTER' && act === 'newconn' && typeof seq === 'number' && typeof key === 'string'
 }
 
 function isClosable(handle: unknown): handle is { close(): void } {

@@ -2,6 +2,7 @@ import type { SendHandle } from 'node:child_process'
 import cluster from 'node:cluster'
 import { messageOf } from '../core/errors.ts'
 import { setProcessRole } from '../core/role.ts'
+import { acknowledgeOnce } from './acknowledge-once.ts'
 import { holdBackSignals } from './app-signals.ts'
 import { startBeating } from './beat.ts'
 import { trackConnections } from './connections.ts'
@@ -34,6 +35,7 @@ export function workerAgent(): WorkerAgent | undefined {
 
 export function startWorkerAgent(): WorkerAgent {
   setProcessRole('worker')
+  acknowledgeOnce(process)
   const connections = trackConnections()
   const hooks: ShutdownHook[] = []
   let draining = false

@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest'
-import { until } from '../helpers/fork.ts'
+import { runNode, until } from '../helpers/fork.ts'
 import { get } from '../helpers/http.ts'
 import { fixture, startCluster, whenInFlight } from './start-cluster.ts'
 
@@ -21,6 +21,26 @@ test.each(['SIGTERM', 'SIGINT'] as const)(
     expect(cluster.primary.lines.filter((line) => line === 'own handler is done')).toHaveLength(2)
   },
 )
+
+test('signals are held back whatever an app does with its listeners, and other events pass by', async () => {
+  const script = runNode(fixture('held-signals.mjs'))
+  expect(await script.exit).toEqual({ code: 0, signal: null })
+  expect(script.lines).toEqual([
+    "emit is Node's: true",
+    'held: SIGTERM',
+    'held: SIGINT',
+    'held: SIGTERM',
+    'held: SIGINT',
+    // after removeAllListeners
+    'held: SIGTERM',
+    'held: SIGINT',
+    // with a new listener
+    'held: SIGTERM',
+    'other: 1,2',
+    'app: SIGTERM 15',
+    'delivered: true',
+  ])
+})
 
 test('the health port: ready while it serves, not from the first moment of a stop on, though drain.delay accepts', async () => {
   const token = 'sixteen-characters-or-more'

@@ -11,7 +11,7 @@ const MOST_REPEATS = 0.5
 const MOST_BROKEN = 2
 
 /**
- * One case of a suite: all contenders are open at the same time and measured in turn, forwards and backwards, so that
+ * One case of a suite: all contenders are open at the same time and measured in changing turns, so that
  * whatever the machine does meanwhile happens to all of them. Each sitting starts them anew, because a process keeps
  * the luck of its start (memory layout, compiled code). An undecided bar adds sittings.
  */
@@ -47,17 +47,19 @@ export async function runCase(suite, { name, contenders, ...own }, { options, sa
 async function sit(contenders, names, plan, { rounds, broken }, say) {
   const open = new Map()
   try {
-    for (const name of names) open.set(name, await contenders[name]({ smoke: false }))
-    for (const [name, subject] of open) {
-      say(`  ${name}: warming up`)
-      await subject.sample(plan.warmUpMs)
+    for (const name of turn(names, plan.sitting)) open.set(name, await contenders[name]({ smoke: false }))
+    // In the same turns as what counts: whoever is warm and then waits for all others to become so is cold again.
+    say('  warming up')
+    const warmUpRounds = Math.ceil(plan.warmUpMs / plan.sampleMs)
+    for (let i = -warmUpRounds; i < 0; i++) {
+      for (const name of inTurn(names, i)) await open.get(name).sample(plan.sampleMs)
     }
     let repeats = plan.rounds * MOST_REPEATS
     for (let i = 0; i < plan.rounds; ) {
       const round = { sitting: plan.sitting }
       const others = watchOthers()
       try {
-        for (const name of i % 2 ? names.toReversed() : names) {
+        for (const name of inTurn(names, i)) {
           round[name] = await open
             .get(name)
             .sample(plan.sampleMs)
@@ -91,6 +93,16 @@ async function sit(contenders, names, plan, { rounds, broken }, say) {
   } finally {
     for (const subject of open.values()) await subject.close()
   }
+}
+
+/** Everybody comes first, last and between as often as the others, and after each of them. */
+const inTurn = (names, round) => {
+  const turned = turn(names, Math.floor(round / 2))
+  return round % 2 ? turned.toReversed() : turned
+}
+const turn = (names, by) => {
+  const at = ((by % names.length) + names.length) % names.length
+  return [...names.slice(at), ...names.slice(0, at)]
 }
 
 /** A contender is opened, checked and used for a moment: says nothing about speed. */
