@@ -66,13 +66,13 @@ const brokenVersions: [string, string, RegExp][] = [
     "console.error('license expired'); process.exit(3)",
     /exited with code 3 before it was ready: license expired$/,
   ],
-  ['never listens', 'await new Promise(() => {})', /was not ready within 3000 ms \(readyTimeout\)/],
+  ['never listens', 'await new Promise(() => {})', /was not ready within 5000 ms \(readyTimeout\)/],
 ]
 
 test('of a version that does not come up one worker is started; the old ones stay, and a later good one is taken', async () => {
   const app = join(tempDir(), 'app.mjs')
   writeApp(app, 'good')
-  const cluster = await startCluster({ app, options: { readyTimeout: '3s', ...quick } })
+  const cluster = await startCluster({ app, options: { readyTimeout: '5s', ...quick } })
   const before = await cluster.pids()
   const load = mixedLoad(cluster)
   for (const [name, body, message] of brokenVersions) {

@@ -40,6 +40,9 @@ const impatience = [
   '1000',
   'publish-period',
   '100',
+  // On a machine that has stood still for 2 s a sentinel does nothing at all for half a minute.
+  'tilt-period',
+  '500',
 ]
 
 // Once acquainted they must not be that quick any more: after four such periods a sentinel turns a master it did
