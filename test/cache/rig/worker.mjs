@@ -8,13 +8,16 @@ import { caches } from './caches.mjs'
 const { Redis } = createRequire(import.meta.url)('ioredis')
 const KEYS_PER_TAG = 5
 const CALLERS = 8
+const ANSWER_WITHIN_MS = 5_000
+/** So many in a row, and nothing will ever be answered again. */
+const MOST_UNANSWERED = 40
 
 /** The machine's monotonic clock, in ms: one clock for all workers. */
 const now = () => Number(process.hrtime.bigint() / 1_000n) / 1_000
 
 export async function work(settings, redis, fatal = []) {
   const { index, workers, keys, operations, seed, out } = settings
-  const cache = await caches[settings.cache](redis, settings.namespace, settings.options)
+  const cache = answering(await caches[settings.cache](redis, settings.namespace, settings.options))
   const database = new Redis(settings.database) // never disturbed
   const random = randomOf(seed * 1_000 + index)
   const pick = (count) => Math.floor(random() * count)
@@ -101,6 +104,31 @@ export async function work(settings, redis, fatal = []) {
   writeFileSync(`${out}/${index}.json`, JSON.stringify(log))
   console.log(`done ${index}`)
   database.disconnect()
+}
+
+/** What happens to the controls: a call that is never answered counts as failed, a worker that none is answered in as dead. */
+function answering(cache) {
+  let unanswered = 0
+  const limited =
+    (call) =>
+    async (...args) => {
+      const over = new AbortController()
+      const late = sleep(ANSWER_WITHIN_MS, undefined, { signal: over.signal }).then(() => {
+        unanswered += 1
+        if (unanswered < MOST_UNANSWERED) throw new Error(`no answer within ${ANSWER_WITHIN_MS} ms`)
+        console.error(`${unanswered} calls in a row without an answer`)
+        process.exit(1)
+      })
+      try {
+        const answer = await Promise.race([call(...args), late])
+        unanswered = 0
+        return answer
+      } finally {
+        late.catch(() => {})
+        over.abort()
+      }
+    }
+  return Object.fromEntries(Object.entries(cache).map(([name, call]) => [name, limited(call)]))
 }
 
 /** mulberry32 */
