@@ -199,7 +199,11 @@ test.each(isLong ? limits : limits.slice(0, 1))(
 )
 
 test('a worker out of memory is replaced', async () => {
-  const cluster = await startCluster({ options: quick, env: { NODE_OPTIONS: '--max-old-space-size=64' } })
+  // A loop that fills the heap is a hang too: on a slow machine that would be noticed first.
+  const cluster = await startCluster({
+    options: { ...quick, hangTimeout: false },
+    env: { NODE_OPTIONS: '--max-old-space-size=64' },
+  })
   await cluster.get('/exhaust', { timeout: 30_000 }).catch(() => {}) // it dies of it
   await until(() => cluster.events('worker-exited').length === 1, { what: 'it to die', deadline: 30_000 })
   expect(cluster.events('worker-exited')[0]?.exit).toMatchObject({ signal: 'SIGABRT' })

@@ -344,7 +344,8 @@ export function sessionSuite(
         const jar = new CookieJar()
         const reply = await get(url, { jar })
         expect(expiresIn(reply)).toBe(60_000)
-        expect(reply.body).toBe('60000')
+        // express-session reads it back as what is left, so that a new millisecond makes it 59,999.
+        expect(Math.round(Number(reply.body) / 100)).toBe(600)
         expect((await get(`${url}/longer`, { jar })).body).toBe('3600000')
         const after = await get(url, { jar })
         expect(after.body, 'kept although nothing but the cookie was changed').toBe('3600000')
