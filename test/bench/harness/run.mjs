@@ -95,7 +95,7 @@ async function sit(contenders, names, plan, { rounds, broken }, say) {
   }
 }
 
-/** Everybody comes first, last and between as often as the others, and after each of them. */
+/** So that nobody is always first, nor always after the same one. */
 const inTurn = (names, round) => {
   const turned = turn(names, Math.floor(round / 2))
   return round % 2 ? turned.toReversed() : turned
