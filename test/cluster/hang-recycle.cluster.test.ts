@@ -1,12 +1,10 @@
-import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { expect, test } from 'vitest'
-import { tempDir } from '../helpers/cleanup.ts'
 import { isAlive, until } from '../helpers/fork.ts'
 import { request, steadyLoad } from '../helpers/http.ts'
-import { isLong, long } from '../helpers/long.ts'
+import { isLong } from '../helpers/long.ts'
 import { sendSignal } from '../helpers/processes.ts'
-import { startCluster, type TestCluster, workersOf, writeApp } from './start-cluster.ts'
+import { startCluster, type TestCluster, workersOf } from './start-cluster.ts'
 
 const quick = { drain: { linger: '500ms' }, hangTimeout: '2s' }
 
@@ -17,73 +15,8 @@ async function hang(cluster: TestCluster): Promise<number> {
 }
 
 const HANG_TIMEOUT_MS = 2_000
-const BOOT_MS = 1_500
 /** Longer than silence may be. */
 const STOPPED_MS = HANG_TIMEOUT_MS + 700
-
-/** Whose app takes its time to be ready, as one that connects to a database does. */
-async function startSlowly(): Promise<TestCluster> {
-  const file = join(tempDir(), 'app.mjs')
-  writeApp(file, 'slow', `await new Promise((done) => setTimeout(done, ${BOOT_MS} - performance.now()))`)
-  return startCluster({ options: quick, app: file })
-}
-
-test('a worker whose loop is blocked is replaced within hangTimeout + 1 s while the others serve', async () => {
-  const cluster = await startSlowly()
-  await using load = steadyLoad({ url: cluster.url, clients: 2, timeout: 20_000 })
-  const killed: number[] = []
-  const replaced: number[] = []
-  for (let round = 0; round < long(1, 10); round++) {
-    const before = cluster.events('worker-ready').length
-    const words = cluster.primary.lines.length
-    request(`${cluster.url}/hang`, { timeout: 60_000 }).catch(() => {}) // never answered
-    const hung = await cluster.primary.waitFor(() => {
-      const [, pid] = /hanging (\d+)/.exec(cluster.primary.lines.slice(words).join()) ?? []
-      return Number(pid)
-    })
-    const since = performance.now()
-    await until(() => cluster.events('worker-exited').some(({ pid }) => pid === hung), {
-      what: 'the hung worker to be killed',
-      deadline: 20_000,
-    })
-    killed.push(performance.now() - since)
-    await until(() => cluster.events('worker-ready').length > before, { what: 'the replacement' })
-    replaced.push(performance.now() - since)
-  }
-  console.info(
-    `[hang] hangTimeout ${HANG_TIMEOUT_MS} ms, boot ${BOOT_MS} ms: killed after ${spread(killed)}, replaced after ${spread(replaced)}`,
-  )
-  const { ok, reasons } = await load.stop()
-  // A connection that it had taken in the moment before is lost with it; those that wait for it go to the others.
-  const { ECONNRESET: taken = 0, ...others } = reasons
-  expect(others).toEqual({})
-  expect(taken).toBeLessThanOrEqual(killed.length)
-  expect(ok).toBeGreaterThan(10)
-  expect(cluster.primary.stderr()).toMatch(
-    /was ended by SIGKILL, its replacement has been started: its event loop has been blocked for 2000 ms \(hangTimeout\)/,
-  )
-  for (const each of killed) expect(each).toBeGreaterThan(0.8 * HANG_TIMEOUT_MS)
-  for (const each of replaced) expect(each).toBeLessThan(HANG_TIMEOUT_MS + 1_000)
-  expect(workersOf(cluster.primary.pid)).toHaveLength(2)
-})
-
-test('a worker that was blocked for most of hangTimeout keeps its pid and its requests', async () => {
-  const cluster = await startSlowly()
-  const before = await cluster.pids()
-  const started = cluster.events('worker-started').length
-  const block = (): Promise<{ pid: number }> => cluster.ask(`/block?ms=${0.7 * HANG_TIMEOUT_MS}`)
-  const { pid } = await block()
-  const spares = cluster.events('worker-started').slice(started)
-  expect(spares).toHaveLength(1) // in case it had not come back
-  await until(() => cluster.events('worker-exited').length === 1, { what: 'the spare to go' })
-  // It had not begun to serve, and is not tried again so soon: an app that blocks often must not fork often.
-  while ((await block()).pid !== pid);
-  await cluster.who()
-  expect(cluster.events('worker-started').length - started).toBeLessThanOrEqual(2) // of the other slot too
-  await until(() => workersOf(cluster.primary.pid).length === 2, { what: 'only the workers to be left' })
-  expect(await cluster.pids()).toEqual(before)
-  for (const { pid: gone } of cluster.events('worker-exited')) expect(before).not.toContain(gone)
-})
 
 test('whatever comes between a spare and its use, no worker is left over', async () => {
   const cluster = await startCluster({
@@ -110,11 +43,6 @@ test('whatever comes between a spare and its use, no worker is left over', async
   await cluster.tell('stop')
   expect(await cluster.primary.exit).toEqual({ code: 0, signal: null })
 })
-
-function spread(all: readonly number[]): string {
-  const sorted = all.map(Math.round).sort((a, b) => a - b)
-  return `${sorted[sorted.length >> 1]} ms (median of ${sorted.length}, worst ${sorted.at(-1)})`
-}
 
 test('a worker that hangs while it drains is killed at the deadline of its drain, and the reload goes on', async () => {
   const cluster = await startCluster({ options: { drain: { linger: '200ms', reloadTimeout: '500ms' } } })
