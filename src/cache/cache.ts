@@ -131,7 +131,9 @@ function viewOf(engine: CacheEngine, prefix: string, within: readonly string[]):
 
   async function getOrSet(key: string, loader: Loader, options?: LoadOptions): Promise<unknown> {
     const copy = near.get(prefix + key)
-    if (copy === undefined) return engine.load(keyOf(key), loader, withTags(resolveLoad(options, defaults)))
+    // Awaited: a promise that is returned as it is takes the caller two turns more.
+    if (copy === undefined)
+      return await engine.load(keyOf(key), loader, withTags(resolveLoad(options, defaults)))
     counters.l1Hits += 1
     if (copy.refreshAt !== Number.POSITIVE_INFINITY && performance.now() >= copy.refreshAt) {
       copy.refreshAt = Number.POSITIVE_INFINITY // one attempt for each copy; there is a new one after it
@@ -150,7 +152,10 @@ function viewOf(engine: CacheEngine, prefix: string, within: readonly string[]):
     get: get as Cache['get'],
     peek: (key) => near.get(prefix + key)?.value as never,
     has: async (key) => (near.get(prefix + key) ?? (await engine.read(keyOf(key))))?.value !== undefined,
-    getMany: (keys) => Promise.all(keys.map(get)) as never,
+    getMany(keys) {
+      engine.readTogether()
+      return Promise.all(keys.map(get)) as never
+    },
     getOrSet: getOrSet as Cache['getOrSet'],
     wrap(fn, { key, ...options }) {
       if (typeof key !== 'function') checkKey(key, 'key of wrap, a function from the arguments to it,')

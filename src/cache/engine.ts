@@ -88,6 +88,11 @@ export class CacheEngine {
     return undefined
   }
 
+  /** Before several are read at once. */
+  readTogether(): void {
+    this.#far.together()
+  }
+
   load(key: string, loader: Loader, load: ResolvedLoad): Promise<unknown> {
     const request = this.#requestOf(key, loader, load)
     this.#begin()

@@ -39,6 +39,7 @@ export interface Entry {
   readonly loadMs: number
   /** Names and versions in turn, as they were before the loader began. */
   readonly tags: readonly string[]
+  readonly tagNames: readonly string[]
   /** Undefined for a marker. */
   readonly payload: string | undefined
 }
@@ -82,7 +83,7 @@ export function parseEntry(text: string): Entry | undefined {
   } else {
     meta = text.slice(HEADER_LENGTH)
   }
-  const known = meta === '' ? NOTHING_ELSE : parseMeta(meta)
+  const known = metaOf(meta)
   if (known === undefined) return undefined
   return {
     generation: generationIn(text),
@@ -91,6 +92,7 @@ export function parseEntry(text: string): Entry | undefined {
     graceMs: grace === NO_GRACE ? 0 : Number(grace),
     loadMs: known.loadMs,
     tags: known.tags,
+    tagNames: known.tagNames,
     payload,
   }
 }
@@ -105,18 +107,54 @@ export function tokenIn(text: string): string {
   return text.slice(TOKEN_START, TOKEN_END)
 }
 
-const NOTHING_ELSE = { loadMs: 0, tags: NONE }
+type Meta = Pick<Entry, 'loadMs' | 'tags' | 'tagNames'>
+
+const NOTHING_ELSE: Meta = { loadMs: 0, tags: NONE, tagNames: NONE }
 /** What `options.ts` lets through, namespaces included, and then some. */
 export const MAX_META_LENGTH = 200_000
 
-function parseMeta(meta: string): { loadMs: number; tags: readonly string[] } | undefined {
+interface Remembered {
+  /** Of the text that was parsed last. */
+  digest: number
+  text: string
+  meta: Meta | undefined
+}
+
+/** Of entries with the same tags all of it is the same: as a rule it need not be parsed again. */
+const REMEMBERED: readonly Remembered[] = Array.from({ length: 64 }, () => ({
+  digest: 0,
+  text: '',
+  meta: undefined,
+}))
+const LONGEST_REMEMBERED = 1_000
+const DIGESTED = 12
+
+function metaOf(text: string): Meta | undefined {
+  if (text === '') return NOTHING_ELSE
+  if (text.length > LONGEST_REMEMBERED) return parseMeta(text)
+  let digest = text.length // and its end, where the last tag's version is
+  for (let at = Math.max(0, text.length - DIGESTED); at < text.length; at++)
+    digest = (digest * 31 + text.charCodeAt(at)) | 0
+  const remembered = REMEMBERED[digest & (REMEMBERED.length - 1)] as Remembered
+  if (remembered.text === text) return remembered.meta
+  const meta = parseMeta(text)
+  if (remembered.digest === digest) {
+    remembered.text = Buffer.from(text).toString() // of its own: it is a part of a longer one
+    remembered.meta = meta
+  }
+  remembered.digest = digest
+  return meta
+}
+
+function parseMeta(meta: string): Meta | undefined {
   if (meta.length > MAX_META_LENGTH) return undefined
   try {
     const list: unknown = parseSafely(meta)
     if (!Array.isArray(list)) return undefined
-    const [loadMs, ...tags] = list as unknown[]
-    if (typeof loadMs !== 'number' || tags.length % 2 !== 0) return undefined
-    return tags.every((each) => typeof each === 'string') ? { loadMs, tags: tags as string[] } : undefined
+    const loadMs: unknown = list.shift()
+    if (typeof loadMs !== 'number' || list.length % 2 !== 0) return undefined
+    for (const each of list) if (typeof each !== 'string') return undefined
+    return { loadMs, tags: list as string[], tagNames: list.filter((_, at) => at % 2 === 0) as string[] }
   } catch {
     return undefined
   }

@@ -1,7 +1,7 @@
 import { DeadlineQueue } from '../core/deadline-queue.ts'
 import { messageOf, SharedStateError } from '../core/errors.ts'
 import type { RedisClient, RedisConnection } from '../redis/client.ts'
-import { defineScript, type LuaScript, runScript } from '../redis/scripts.ts'
+import { defineScript, isUnknownScript, type LuaScript, runScript } from '../redis/scripts.ts'
 import { Breaker } from './breaker.ts'
 import { generationIn, HEADER_LENGTH, LUA_OFFSETS, MAX_META_LENGTH } from './entry.ts'
 import { GENERATION, LUA_VERSIONS, type Versions } from './versions.ts'
@@ -69,6 +69,9 @@ return readAll(#KEYS - 1, function(entry)
 end)`
 }
 
+/** After so many commands for one key each, with nothing under way, the next key is likely to be alone, too. */
+const LONE_COMMANDS = 4
+
 /** Keys of one command; more would keep Redis from others for too long. */
 const MAX_BATCH = 64
 
@@ -112,6 +115,9 @@ export class FarCache {
   readonly #breaker = new Breaker()
   readonly #stopListening: () => void
   #batch: Read[] = []
+  /** Commands of reads that have no answer yet; those in a row that had one key and nothing beside them. */
+  #underWay = 0
+  #lone = 0
   #wasUp = false
 
   constructor(connection: RedisConnection, versions: Versions, { timeoutMs, maxBytes }: FarOptions) {
@@ -125,9 +131,20 @@ export class FarCache {
     this.#stopListening = connection.onChange((state) => state === 'up' && this.#breaker.succeeded())
   }
 
-  /** An entry and its TTL: a copy must not outlive what it was copied from. All reads of one tick are one command. */
+  /**
+   * An entry and its TTL: a copy must not outlive what it was copied from. All reads of one tick are one command; where
+   * one comes after the other, each leaves at once.
+   */
   entry(key: string, resolve: Read['resolve'], reject: Read['reject']): void {
-    if (this.#batch.push({ key, resolve, reject }) === 1) process.nextTick(this.#flush)
+    const read = { key, resolve, reject }
+    if (this.#underWay > 0) this.#lone = 0
+    if (this.#lone >= LONE_COMMANDS && this.#batch.length === 0) this.#ask([read])
+    else if (this.#batch.push(read) === 1) process.nextTick(this.#flush)
+  }
+
+  /** Before several entries are asked for at once: the first of them is not alone. */
+  together(): void {
+    this.#lone = 0
   }
 
   /** For what has another way out: once Redis has been there, its absence is told at once. */
@@ -201,70 +218,85 @@ export class FarCache {
   readonly #flush = (): void => {
     const reads = this.#batch
     this.#batch = []
+    this.#lone = reads.length === 1 && this.#underWay === 0 ? this.#lone + 1 : 0
     for (let from = 0; from < reads.length; from += MAX_BATCH) {
       const part = reads.length <= MAX_BATCH ? reads : reads.slice(from, from + MAX_BATCH)
       this.#ask(part)
     }
   }
 
-  /** As `read`, without its promises: most of what a cache does comes this way. */
+  /** As `read`, with one promise: most of what a cache does comes this way. */
   #ask(reads: readonly Read[]): void {
-    const fail = (error: Error): void => {
-      for (const { reject } of reads) reject(error)
-    }
     const client = this.#connection.now
     if (!client) {
-      this.read((connected) => this.#send(connected, reads)).catch(fail)
+      const send = (connected: RedisClient) =>
+        new Promise<void>((sent, failed) => this.#send(connected, reads, sent, failed))
+      this.read(send).catch((error) => fail(reads, error))
       return
     }
     const away = this.#isAway()
     if (away) {
-      fail(away)
+      fail(reads, away)
       return
     }
     this.#wasUp = true
     let late = false
     const inTime = this.#deadlines.add(() => {
       late = true
-      fail(this.#timedOut())
+      fail(reads, this.#timedOut())
     })
-    this.#send(client, reads).then(
-      () => {
-        inTime()
-        this.#breaker.succeeded()
-      },
-      (error: unknown) => {
-        inTime()
-        if (!late) fail(this.#failed(error))
-      },
-    )
+    const sent = (): void => {
+      inTime()
+      this.#breaker.succeeded()
+    }
+    this.#send(client, reads, sent, (error) => {
+      inTime()
+      if (!late) fail(reads, this.#failed(error))
+    })
   }
 
-  /** Answers the reads before its promise does: nobody waits for the ways of several promises in a row. */
-  #send(client: RedisClient, reads: readonly Read[]): Promise<void> {
-    const versions = this.#versions
-    const isKnown = versions.now(GENERATION) !== undefined
-    const keys = reads.map(({ key }) => key)
-    if (client.isCluster) return this.#sendEach(client, reads, isKnown)
-    if (isKnown) return this.#answer(reads, runScript(client, this.#reading.for(keys.length), keys))
-    keys.push(versions.keyOf(GENERATION))
-    const keep = versions.beginAsk(GENERATION)
-    return this.#answer(reads, runScript(client, this.#judging.for(keys.length), keys), keep)
-  }
-
-  #answer(
+  /** Never rejects. */
+  async #send(
+    client: RedisClient,
     reads: readonly Read[],
-    answer: Promise<Told | readonly Told[]>,
-    keep?: (generation: string) => void,
+    sent: () => void,
+    failed: (error: unknown) => void,
   ): Promise<void> {
-    return answer.then((found) => {
+    const versions = this.#versions
+    this.#underWay += 1
+    try {
+      const isKnown = versions.now(GENERATION) !== undefined
+      if (client.isCluster) {
+        await this.#sendEach(client, reads, isKnown)
+        sent()
+        return
+      }
+      const keys = reads.map(({ key }) => key)
+      let keep: ((generation: string) => void) | undefined
+      if (!isKnown) {
+        keys.push(versions.keyOf(GENERATION))
+        keep = versions.beginAsk(GENERATION)
+      }
+      const script = (keep ? this.#judging : this.#reading).for(keys.length)
+      let found: unknown
+      try {
+        found = await client.evalsha(script.sha, script.keys, ...keys)
+      } catch (error) {
+        if (!isUnknownScript(error)) throw error
+        found = await client.eval(script.lua, script.keys, ...keys)
+      }
       for (let at = 0; at < reads.length; at++) {
         const told = reads.length === 1 ? (found as Told) : (found as readonly Told[])[at]
         const reply = told ? replyOf(told) : undefined
         if (keep && reply?.current) keep(generationIn(reply.text))
         ;(reads[at] as Read).resolve(reply)
       }
-    })
+      sent()
+    } catch (error) {
+      failed(error)
+    } finally {
+      this.#underWay -= 1
+    }
   }
 
   /** A Cluster takes no command for keys of different slots. */
@@ -291,6 +323,10 @@ export class FarCache {
       { cause: error },
     )
   }
+}
+
+function fail(reads: readonly Read[], error: Error): void {
+  for (const { reject } of reads) reject(error)
 }
 
 function replyOf(told: NonNullable<Told>, generation?: string): Reply {

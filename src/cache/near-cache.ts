@@ -3,6 +3,7 @@ import { LRUCache } from 'lru-cache'
 import { PassingMap } from '../core/passing-map.ts'
 import type { Freshness } from './freshness.ts'
 import type { ResolvedCacheOptions } from './options.ts'
+import { TaggedKeys } from './tagged-keys.ts'
 import type { Found } from './values.ts'
 
 /** A copy in this process. Times are on the scale of `performance.now()`. */
@@ -57,8 +58,7 @@ export class NearCache {
   readonly #copies: LRUCache<string, NearEntry> | undefined
   readonly #marks = new PassingMap<string, Mark>()
   readonly #writing = new PassingMap<string, number>()
-  /** Keys of copies by tag, so that a hit need not look at its tags. */
-  readonly #tagged = new PassingMap<string, Set<string>>()
+  readonly #tagged = new TaggedKeys((key, tag) => this.#copies?.peek(key)?.tags.includes(tag) === true)
   #era = 0
   /** How often news have come back. */
   #outages = 0
@@ -167,19 +167,10 @@ export class NearCache {
     if (copy.graceUntil > 0) this.#keepsOld = true
     copies.set(mark.key, copy, { size: size + mark.key.length + ENTRY_OVERHEAD })
     if (copy.tags.length === 0 || copies.peek(mark.key) !== copy) return
-    for (const tag of copy.tags) {
-      const keys = this.#tagged.get(tag)
-      if (keys) keys.add(mark.key)
-      else this.#tagged.set(tag, new Set([mark.key]))
-    }
+    this.#tagged.add(mark.key, copy.tags)
   }
 
-  readonly #forgetTags = ({ tags }: NearEntry, key: string): void => {
-    for (const tag of tags) {
-      const keys = this.#tagged.get(tag)
-      if (keys?.delete(key) && keys.size === 0) this.#tagged.delete(tag)
-    }
-  }
+  readonly #forgetTags = ({ tags }: NearEntry): void => this.#tagged.remove(tags)
 
   /** From here to `endWrite` no read of the key is kept: Redis may answer it before or after the write. */
   beginWrite(key: string): void {
@@ -206,7 +197,7 @@ export class NearCache {
 
   /** Everything with this tag has changed. What is being read may have the tag too. */
   dropTag(tag: string): void {
-    for (const key of [...(this.#tagged.get(tag) ?? [])]) this.drop(key)
+    for (const key of this.#tagged.of(tag)) if (this.#copies?.peek(key)?.tags.includes(tag)) this.drop(key)
     this.#soilAll()
   }
 

@@ -290,8 +290,6 @@ export function withJitter(ttlMs: number, jitter: number): number {
 
 const MAX_KEY_LENGTH = 16_384
 
-const HALF_A_PAIR = /\p{Cs}/u
-
 /**
  * Two keys with different halves of a surrogate pair would be the same bytes to Redis.
  *
@@ -308,7 +306,7 @@ export function checkKey(key: unknown, what = 'key'): string {
 }
 
 function isKey(key: unknown): key is string {
-  return typeof key === 'string' && key.length <= MAX_KEY_LENGTH && !HALF_A_PAIR.test(key)
+  return typeof key === 'string' && key.length <= MAX_KEY_LENGTH && key.isWellFormed()
 }
 
 function keyError(what: string, problem: string): SharedStateError {

@@ -66,8 +66,7 @@ export class Reader {
 
 /** What a copy is to be made of. */
 export function fillingOf({ entry, freshMs }: Seen, found: Found, load: ResolvedLoad): Filling {
-  const { graceMs, token } = entry
-  const tags = entry.tags.length === 0 ? entry.tags : entry.tags.filter((_, at) => at % 2 === 0)
+  const { graceMs, token, tagNames: tags } = entry
   const refreshMs = refreshIn(entry, freshMs, load)
   return { found, freshMs, graceMs, refreshMs, token: refreshMs === NEVER ? '' : ownText(token), tags }
 }

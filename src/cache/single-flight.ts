@@ -186,11 +186,18 @@ export class SingleFlight {
   }
 
   async #fly(flight: Flight, request: LoadRequest): Promise<unknown> {
-    const { near, fresh, counters } = this.#context
+    const { near, fresh, counters, reader } = this.#context
     const { key } = request
     try {
       for (;;) {
-        const step = await this.#step(flight, request)
+        let step: Step = AWAY
+        try {
+          const seen = await reader.read(request.redisKey)
+          step = this.#hit(flight, request, seen) ?? (await this.#lease(flight, request, seen))
+        } catch (error) {
+          if (!isUnavailable(error)) throw error
+          this.#tellUnavailable('getOrSet', error)
+        }
         if (step.is === 'found') return step.value
         if (step.is === 'away') return await this.#loadWithoutRedis(flight, request)
         if (step.is === 'acquired') {
@@ -209,17 +216,6 @@ export class SingleFlight {
     } finally {
       near.end(flight.mark)
       if (this.#flights.get(key) === flight) this.#flights.delete(key)
-    }
-  }
-
-  async #step(flight: Flight, request: LoadRequest): Promise<Step> {
-    try {
-      const seen = await this.#context.reader.read(request.redisKey)
-      return this.#hit(flight, request, seen) ?? (await this.#lease(flight, request, seen))
-    } catch (error) {
-      if (!isUnavailable(error)) throw error
-      this.#tellUnavailable('getOrSet', error)
-      return AWAY
     }
   }
 

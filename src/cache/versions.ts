@@ -117,8 +117,12 @@ export class Versions {
    * Whether an entry still counts, by Redis' own word: where it differs from what is known here, it may be the entry
    * that is old, or we who have not heard yet. `generation`: as just asked for.
    */
-  async confirm(client: RedisClient, { generation, tags }: Entry, asked?: string): Promise<boolean> {
-    const names = [GENERATION, ...tags.filter((_, at) => at % 2 === 0)]
+  async confirm(
+    client: RedisClient,
+    { generation, tags, tagNames }: Entry,
+    asked?: string,
+  ): Promise<boolean> {
+    const names = [GENERATION, ...tagNames]
     const wanted = [generation, ...tags.filter((_, at) => at % 2 === 1)]
     const versions = await Promise.all(
       names.map((name, at) => {

@@ -1,3 +1,5 @@
+import { performance } from 'node:perf_hooks' // the global one is found by a getter at every use
+
 /** How often the clock of waits is read, by parts of a wait. */
 const LOOKS = 10
 /** A turn of the event loop counts as this part of a wait at most, however long it was. */

@@ -34,7 +34,12 @@ export async function runScript<Reply>(
   try {
     return (await client.evalsha(script.sha, script.keys, ...call)) as Reply
   } catch (error) {
-    if (!(error instanceof Error) || !error.message.startsWith('NOSCRIPT')) throw error
+    if (!isUnknownScript(error)) throw error
     return (await client.eval(script.lua, script.keys, ...call)) as Reply
   }
+}
+
+/** Whether a digest has to be sent again as text. */
+export function isUnknownScript(error: unknown): boolean {
+  return error instanceof Error && error.message.startsWith('NOSCRIPT')
 }

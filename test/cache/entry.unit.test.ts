@@ -21,8 +21,26 @@ describe('an entry', () => {
         const text = encodeEntry({ generation, token, graceMs, loadMs, tags: given }, payload)
         expect(tokenIn(text)).toBe(token)
         const entry = parseEntry(text)
-        expect(entry).toEqual({ generation, token, leased: false, graceMs, loadMs, tags: given, payload })
+        const tagNames = given.filter((_, at) => at % 2 === 0)
+        const parts = { generation, token, leased: false, graceMs, loadMs, tags: given, tagNames, payload }
+        expect(entry).toEqual(parts)
         expect(values.decode(entry?.payload as string)?.value).toEqual(parseSafely(payload))
+      }),
+      fcParams(),
+    )
+  })
+
+  test('has its own tags, however many of the same and of others were read before', () => {
+    // Few names and versions, so that the same come again, and others that end like them.
+    const word = fc.constantFrom('#a', '#b', '#ä', '"', '1', '21', '121', '0'.repeat(990))
+    const pair = fc.tuple(word, word)
+    const list = fc.array(pair, { minLength: 1, maxLength: 3 }).map((pairs) => pairs.flat())
+    fc.assert(
+      fc.property(fc.array(list, { minLength: 10, maxLength: 60 }), (all) => {
+        for (const tags of all) {
+          const text = encodeEntry({ generation, token: newToken(), graceMs: 0, tags }, '1')
+          expect(parseEntry(text)?.tags).toEqual(tags)
+        }
       }),
       fcParams(),
     )

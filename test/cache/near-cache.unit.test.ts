@@ -1,7 +1,9 @@
+import * as fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import { Freshness } from '../../src/cache/freshness.ts'
 import { NearCache } from '../../src/cache/near-cache.ts'
 import { monotonicMs } from '../../src/core/monotonic.ts'
+import { fcParams } from '../helpers/random.ts'
 
 const found = { value: 'value', size: 10 }
 const forAMinute = {
@@ -130,4 +132,32 @@ describe('a copy', () => {
     near.end(mark)
     expect(woken).toBe(1)
   })
+})
+
+test('a tag takes along its copies and no others, however many keys have come and gone', () => {
+  const tag = fc.constantFrom('a', 'b', 'c', 'd')
+  const step = fc.oneof(
+    {
+      weight: 40,
+      arbitrary: fc.record({ key: fc.nat({ max: 400 }), tags: fc.uniqueArray(tag, { maxLength: 3 }) }),
+    },
+    { weight: 1, arbitrary: fc.record({ drop: tag }) },
+  )
+  fc.assert(
+    fc.property(fc.array(step, { minLength: 500, maxLength: 1_500 }), (steps) => {
+      const { near } = open()
+      const tagsOf = new Map<string, readonly string[]>()
+      for (const each of steps) {
+        if ('drop' in each) {
+          const had = [...tagsOf].filter(([key]) => near.get(key) !== undefined)
+          near.dropTag(each.drop)
+          for (const [key, tags] of had) expect(near.get(key) === undefined).toBe(tags.includes(each.drop))
+        } else {
+          near.fill(near.begin(`${each.key}`), { ...forAMinute, tags: each.tags })
+          tagsOf.set(`${each.key}`, each.tags)
+        }
+      }
+    }),
+    { ...fcParams(), numRuns: 20 },
+  )
 })
