@@ -13,6 +13,8 @@ import { localRedisError, type ServerBinary } from './server-binary.ts'
 const SILENCE_DEADLINE_MS = 30_000
 const REPLY_DEADLINE_MS = 2_000
 const QUOTED_LOG_LINES = 6
+/** So often in a row a process that lives may not look like the server before it is taken for another one. */
+const STRANGE_LOOKS = 10
 
 /** A server process; `diedEarly` explains its end, where this process started it. */
 export interface LocalServer {
@@ -65,12 +67,12 @@ async function startServer(
   child.unref()
   const pid = child.pid as number
   const exited = async (): Promise<void> => {
+    child.kill('SIGKILL') // if it has not, nobody knows it for a server of ours
     child.ref()
     if (child.exitCode === null && child.signalCode === null) await once(child, 'exit')
   }
   const withoutRecord = async (cause?: unknown): Promise<SharedStateError> => {
-    child.kill('SIGKILL') // nobody else could ever find it
-    await exited()
+    await exited() // nobody else could ever find it
     return localRedisError(
       `cannot write ${files.pid}: ${cause ? messageOf(cause) : 'no space left on device?'}`,
       cause,
@@ -89,8 +91,7 @@ async function startServer(
   }
   // Until it answers, its pid file may be half written, so the lock is held until then.
   const answer = await firstAnswer(files, pid, wait).catch(async (error: unknown) => {
-    child.kill('SIGKILL') // nobody has joined it yet, and whoever looks for it by that file may not find it
-    await exited()
+    await exited() // nobody has joined it yet, and whoever looks for it by that file may not find it
     throw error
   })
   if (!answer) throw await diedEarly()
@@ -130,7 +131,11 @@ export async function connectWhenLoaded(
 
 async function firstAnswer(files: LocalRedisFiles, pid: number, wait: LockWait): Promise<Answer | undefined> {
   const deadline = performance.now() + SILENCE_DEADLINE_MS
-  while (isServer(pid, files)) {
+  let strange = 0
+  while (startTimeOf(pid) !== undefined) {
+    // A wrapper that becomes the server, and one that writes its title, has for a moment no arguments to know it by.
+    strange = isServer(pid, files) ? 0 : strange + 1
+    if (strange > STRANGE_LOOKS) break
     const answer = await ping(files.socket, wait.ref)
     if (answer) return answer
     if (performance.now() > deadline) {

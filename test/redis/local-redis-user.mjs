@@ -1,6 +1,6 @@
 // One user of the managed Redis: does what it is told over IPC, tells what happens.
 import { spawn } from 'node:child_process'
-import { startLocalRedis } from '../../dist/redis/local-redis.js'
+import { startLocalRedis } from '../../build/redis/local-redis.js'
 
 const options = { name: 'app', cwd: '/srv/app', ...JSON.parse(process.argv[2] ?? '{}') }
 let redis

@@ -434,6 +434,24 @@ describe('refuses', () => {
     expect(await withClient(redis, (client) => client.ping())).toBe('PONG')
   })
 
+  test('no wrapper that becomes the server, though for a moment nothing says that it will', async () => {
+    const bin = tempDir()
+    const version = `[ "$1" != --version ] || { echo "Redis server v=7.2.5"; exit; }`
+    const become = `CONFIG=$1 exec /bin/sh -c '/bin/sleep 0.05; exec ${redisBinary()} "$CONFIG"'`
+    executable(bin, 'redis-server', `${version}\n${become}`)
+    const redis = await start({ env: { PATH: bin, HOME: tempDir() } })
+    expect(await withClient(redis, (client) => client.ping())).toBe('PONG')
+  })
+
+  test('a program that is not the server after all: it is ended, its words are told', async () => {
+    const bin = tempDir()
+    const version = `[ "$1" != --version ] || { echo "Redis server v=7.2.5"; exit; }`
+    executable(bin, 'redis-server', `${version}\necho 'another thing'; exec /bin/sleep 60`)
+    await expect(start({ env: { PATH: bin, HOME: tempDir() } })).rejects.toMatchObject(
+      refused(/redis-server was ended by SIGKILL while starting, its last words in .*another thing/s),
+    )
+  })
+
   test('AS_ONE_REDIS_SERVER that is no server', async () => {
     const env = (path: string) => ({ PATH: process.env.PATH ?? '', AS_ONE_REDIS_SERVER: path })
     await expect(start({ env: env('/nowhere/redis') })).rejects.toMatchObject(
