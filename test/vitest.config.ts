@@ -12,6 +12,7 @@ const helper = (file: string): string => fileURLToPath(new URL(`helpers/${file}`
 const projects: Record<string, { suffix: string } & NonNullable<TestProjectInlineConfiguration['test']>> = {
   unit: {
     suffix: 'unit',
+    isolate: false, // a process for each of 50 files would take twice the time of all their tests
   },
   integration: {
     suffix: 'int',

@@ -3,6 +3,7 @@ import { readFile } from 'node:fs/promises'
 import { basename, extname } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { parseDocument } from 'yaml'
+import { builtFile } from '../core/built-file.ts'
 import { messageOf, SharedStateError } from '../core/errors.ts'
 import { parseSafely } from '../core/json.ts'
 
@@ -28,7 +29,7 @@ export const USUAL_NAMES: readonly string[] = [
 
 const MAX_BYTES = 1 << 20
 const DEADLINE_MS = 20_000
-const CHILD = fileURLToPath(new URL('./ecosystem-child.js', import.meta.url))
+const CHILD = fileURLToPath(builtFile('cli/ecosystem-child.js'))
 
 /** By its name, as PM2 does: `*.config.js` (cjs, mjs, ts), `*.json`, `*.yaml`. Anything else is a script. */
 export function isEcosystemFile(path: string): boolean {

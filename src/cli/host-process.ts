@@ -4,12 +4,13 @@ import { Socket } from 'node:net'
 import type { Readable } from 'node:stream'
 import { fileURLToPath } from 'node:url'
 import type { Command } from 'commander'
+import { builtFile } from '../core/built-file.ts'
 import { messageOf, SharedStateError } from '../core/errors.ts'
 import { type AppSource, resolveSource } from './app-source.ts'
 import { appFiles, prepareAppDir } from './apps-dir.ts'
 import { hostApp } from './host.ts'
 
-const MAIN = fileURLToPath(new URL('./main.js', import.meta.url))
+const MAIN = fileURLToPath(builtFile('cli/main.js'))
 const MAX_PRIMARY_LOG_BYTES = 1 << 20
 
 /** What the process learns over fd 3, where no other user's `ps` can see it. */

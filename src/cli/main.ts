@@ -1,6 +1,7 @@
 #!/usr/bin/env node
 import { readFileSync } from 'node:fs'
 import { Command } from 'commander'
+import { builtFile } from '../core/built-file.ts'
 import { messageOf } from '../core/errors.ts'
 import { addDoctor } from './doctor.ts'
 import { addHost } from './host-process.ts'
@@ -27,7 +28,7 @@ const commands: readonly ((program: Command) => void)[] = [
   addHost,
 ]
 
-const manifest = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')) as {
+const manifest = JSON.parse(readFileSync(builtFile('../package.json'), 'utf8')) as {
   version: string
 }
 

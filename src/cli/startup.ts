@@ -5,6 +5,7 @@ import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import type { Command } from 'commander'
+import { builtFile } from '../core/built-file.ts'
 import { messageOf, SharedStateError } from '../core/errors.ts'
 import { say } from './say.ts'
 
@@ -16,7 +17,7 @@ interface StartupOptions {
   remove?: true
 }
 
-const MAIN = fileURLToPath(new URL('./main.js', import.meta.url))
+const MAIN = fileURLToPath(builtFile('cli/main.js'))
 const UNIT_DIR = '/etc/systemd/system'
 
 export function addStartup(program: Command): void {

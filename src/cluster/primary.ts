@@ -11,6 +11,7 @@ import {
   type MessageHandler,
   serveChannel,
 } from '../bus/index.ts'
+import { builtFile } from '../core/built-file.ts'
 import { type Closing, createClosing, processClosing } from '../core/closing.ts'
 import { messageOf, SharedStateError } from '../core/errors.ts'
 import { createKeys } from '../core/keys.ts'
@@ -89,7 +90,7 @@ export interface PrimaryHooks {
 
 type PrimaryOptions = ResolvedClusterOptions & { workers: number }
 
-const AGENT_URL: string = new URL('./agent.js', import.meta.url).href
+const AGENT_URL: string = builtFile('cluster/agent.js').href
 
 /**
  * Makes this process the primary: Redis first, then the hub, then the workers.

@@ -1,5 +1,6 @@
 import type { SendHandle } from 'node:child_process'
 import cluster from 'node:cluster'
+import { builtFile } from '../core/built-file.ts'
 import { messageOf } from '../core/errors.ts'
 import { setProcessRole } from '../core/role.ts'
 import { acknowledgeOnce } from './acknowledge-once.ts'
@@ -116,7 +117,7 @@ export function startWorkerAgent(): WorkerAgent {
   return agent
 }
 
-const HERE = new URL('..', import.meta.url).href
+const HERE = builtFile('').href
 
 /**
  * The stack without the frames of Node and of this package, as long as one of the app remains: those lead to the line

@@ -13,7 +13,7 @@ const root = fileURLToPath(new URL('../../', import.meta.url))
 /** The package as built, and the machine of the fixtures on it; `version` is that of its frames. */
 function release(dir: string, version: number): string {
   mkdirSync(join(dir, 'app'), { recursive: true })
-  cpSync(join(root, 'dist'), join(dir, 'dist'), { recursive: true })
+  cpSync(join(root, 'build'), join(dir, 'dist'), { recursive: true }) // not bundled: a file for each module
   cpSync(join(root, 'package.json'), join(dir, 'package.json'))
   symlinkSync(join(root, 'node_modules'), join(dir, 'node_modules'))
   cpSync(join(root, 'test/bus/fixtures/machine.mjs'), join(dir, 'app/machine.mjs'))

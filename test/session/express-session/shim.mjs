@@ -4,11 +4,11 @@
 import Module from 'node:module'
 import { join } from 'node:path'
 import expressSession from 'express-session'
-import { createContext } from '../../../dist/context.js'
-import { createKeys } from '../../../dist/core/keys.js'
-import { createStore } from '../../../dist/session/index.js'
-import { sessionMiddleware } from '../../../dist/session/middleware.js'
-import { resolveSessionOptions } from '../../../dist/session/options.js'
+import { createContext } from '../../../build/context.js'
+import { createKeys } from '../../../build/core/keys.js'
+import { createStore } from '../../../build/session/index.js'
+import { sessionMiddleware } from '../../../build/session/middleware.js'
+import { resolveSessionOptions } from '../../../build/session/options.js'
 
 const { CHECKOUT, COMMIT, REDIS_URL } = process.env
 const ctx = createContext({ redis: REDIS_URL, namespace: `express-session-${process.pid}` })
