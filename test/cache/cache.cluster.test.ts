@@ -108,9 +108,9 @@ describe.each(['one Redis', 'a Redis Cluster'])('processes on %s', (kind) => {
       const watching = reader.ask<{ lastOld: number; reads: number }>('watch', {
         key: 'k',
         old: `old ${round}`,
-        forMs: 4 * maxStaleness + 300,
+        forMs: 4 * maxStaleness + 1_000,
       })
-      await sleep(maxStaleness / 2)
+      await until(() => reader.ask<number>('lastOld'), { what: 'it to read' })
       process.kill(reader.process.pid, 'SIGSTOP')
       await sleep(50)
       await writer.ask('set', { key: 'k', value: 'new' })

@@ -5,6 +5,7 @@ import { expect, test } from 'vitest'
 import { track } from '../helpers/cleanup.ts'
 import { until } from '../helpers/fork.ts'
 import { isLong, long } from '../helpers/long.ts'
+import { sendSignal } from '../helpers/processes.ts'
 import { fileRng } from '../helpers/random.ts'
 import { startCluster, type TestCluster } from './start-cluster.ts'
 
@@ -100,7 +101,7 @@ test('a connection whose last response had promised to keep it goes on after tha
   const reloading = cluster.tell('reload')
   await until(async () => (await cluster.status()).draining === 1, { what: 'the drain' })
   await new Promise((resolve) => setTimeout(resolve, 500)) // past the linger
-  process.kill(old, 'SIGUSR2')
+  sendSignal(old, 'SIGUSR2')
   await answers(client, 1)
   client.send(GET) // at once, as a busy client does
   await answers(client, 2)

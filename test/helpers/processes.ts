@@ -101,6 +101,8 @@ export async function killAll(find: () => number[]): Promise<void> {
 
 /** False if there is no such process any more. */
 export function sendSignal(pid: number, signal: NodeJS.Signals): boolean {
+  if (!Number.isInteger(pid) || pid === 0)
+    throw new Error(`${pid} is no process; 0 would be this run's own group`)
   try {
     return process.kill(pid, signal)
   } catch (error) {
