@@ -3,7 +3,7 @@ import { LRUCache } from 'lru-cache'
 import { PassingMap } from '../core/passing-map.ts'
 import type { Freshness } from './freshness.ts'
 import type { ResolvedCacheOptions } from './options.ts'
-import { TaggedKeys } from './tagged-keys.ts'
+import { hasChanged, type TagState, TagStates } from './tag-states.ts'
 import type { Found } from './values.ts'
 
 /** A copy in this process. Times are on the scale of `performance.now()`. */
@@ -17,8 +17,7 @@ export interface NearEntry {
   refreshAt: number
   /** Of the write that made it; empty when it is not to be replaced early. */
   readonly token: string
-  /** Names of its tags. */
-  readonly tags: readonly string[]
+  readonly tags: readonly TagState[]
   /** Of the news that it has been kept up to date by; of the outage it was made in. */
   readonly era: number
   /** False for what was loaded while Redis was away: it has its own, short time instead. */
@@ -58,7 +57,7 @@ export class NearCache {
   readonly #copies: LRUCache<string, NearEntry> | undefined
   readonly #marks = new PassingMap<string, Mark>()
   readonly #writing = new PassingMap<string, number>()
-  readonly #tagged = new TaggedKeys((key, tag) => this.#copies?.peek(key)?.tags.includes(tag) === true)
+  readonly #tags = new TagStates()
   #era = 0
   /** How often news have come back. */
   #outages = 0
@@ -70,7 +69,8 @@ export class NearCache {
     this.#keepsOld = keepsOld
     if (!limits) return
     const { maxEntries, maxBytes } = limits
-    this.#copies = new LRUCache({ max: maxEntries, maxSize: maxBytes, dispose: this.#forgetTags })
+    const dispose = ({ tags }: NearEntry): void => this.#tags.leave(tags)
+    this.#copies = new LRUCache({ max: maxEntries, maxSize: maxBytes, dispose })
   }
 
   get size(): number {
@@ -83,7 +83,11 @@ export class NearCache {
 
   get(key: string): NearEntry | undefined {
     const copy = this.#copies?.get(key)
-    if (copy === undefined || copy.outdated) return undefined
+    if (copy === undefined) return undefined
+    if (isOutdated(copy)) {
+      if (copy.graceUntil === 0) this.#copies?.delete(key)
+      return undefined
+    }
     const now = performance.now()
     if (now >= copy.expiresAt) return undefined
     if (!copy.needsProof) return copy.era === this.#outages ? copy : undefined
@@ -93,7 +97,7 @@ export class NearCache {
   /** For as long as Redis cannot be asked: fresh as far as was heard, whether or not it is proven. */
   unproven(key: string): NearEntry | undefined {
     const copy = this.#copies?.get(key)
-    return copy && !copy.outdated && performance.now() < copy.expiresAt ? copy : undefined
+    return copy && !isOutdated(copy) && performance.now() < copy.expiresAt ? copy : undefined
   }
 
   /** When there is nothing else: outdated or not, within its grace. */
@@ -132,7 +136,7 @@ export class NearCache {
       graceUntil: graceMs > 0 ? expiresAt + graceMs : 0,
       refreshAt: mark.startedAt + refreshMs,
       token,
-      tags,
+      tags: this.#tags.enter(tags),
       era: this.#era,
       needsProof: true,
       outdated: false,
@@ -154,23 +158,23 @@ export class NearCache {
       graceUntil: graceMs > 0 ? expiresAt + graceMs : 0,
       refreshAt: Number.POSITIVE_INFINITY,
       token: '',
-      tags,
+      tags: this.#tags.enter(tags),
       era: this.#outages,
       needsProof: false,
       outdated: false,
     })
   }
 
-  #keep(mark: Mark, size: number, copy: NearEntry): void {
+  #keep(mark: Mark, valueSize: number, copy: NearEntry): void {
     const copies = this.#copies
-    if (mark.soiled || !copies) return
-    if (copy.graceUntil > 0) this.#keepsOld = true
-    copies.set(mark.key, copy, { size: size + mark.key.length + ENTRY_OVERHEAD })
-    if (copy.tags.length === 0 || copies.peek(mark.key) !== copy) return
-    this.#tagged.add(mark.key, copy.tags)
+    const size = valueSize + mark.key.length + ENTRY_OVERHEAD
+    if (copies && !mark.soiled) {
+      if (copy.graceUntil > 0) this.#keepsOld = true
+      copies.set(mark.key, copy, { size })
+      if (size <= copies.maxSize) return
+    }
+    this.#tags.leave(copy.tags)
   }
-
-  readonly #forgetTags = ({ tags }: NearEntry): void => this.#tagged.remove(tags)
 
   /** From here to `endWrite` no read of the key is kept: Redis may answer it before or after the write. */
   beginWrite(key: string): void {
@@ -195,9 +199,9 @@ export class NearCache {
     this.#soil(key)
   }
 
-  /** Everything with this tag has changed. What is being read may have the tag too. */
+  /** Everything with this tag has changed; its copies go when they are asked for, or pushed out. What is being read may have the tag too. */
   dropTag(tag: string): void {
-    for (const key of this.#tagged.of(tag)) if (this.#copies?.peek(key)?.tags.includes(tag)) this.drop(key)
+    this.#tags.change(tag)
     this.#soilAll()
   }
 
@@ -229,6 +233,10 @@ export class NearCache {
   #soilAll(): void {
     for (const [key] of this.#marks.entries()) this.#soil(key)
   }
+}
+
+function isOutdated({ outdated, tags }: NearEntry): boolean {
+  return outdated || hasChanged(tags)
 }
 
 function soil(mark: Mark): void {

@@ -56,8 +56,17 @@ function placeOf({ functionName, url, lineNumber }) {
     url.slice(url.lastIndexOf('/node_modules/')),
   )?.[1]
   if (library) return { part: library, where }
-  const own = /\/dist\/([^/]+)/.exec(url)?.[1]
-  return { part: own ? `as-one/${own}` : 'app', where }
+  return { part: url.includes('/dist/') ? `as-one/${roomOf(url, lineNumber)}` : 'app', where }
+}
+
+const linesByUrl = new Map()
+
+/** The bundler says above each module which file it was: `// build/session/store.js`. */
+function roomOf(url, lineNumber) {
+  if (!linesByUrl.has(url)) linesByUrl.set(url, readFileSync(new URL(url), 'utf8').split('\n'))
+  const above = linesByUrl.get(url).slice(0, lineNumber + 1)
+  const mark = /^\/\/(?:#region)? build\/([^/.]+)/
+  return mark.exec(above.findLast((line) => mark.test(line)))?.[1] ?? 'other'
 }
 
 function partOfNode(url) {

@@ -32,7 +32,7 @@ nothing is shared by two commands: most of the CPU is the system's, for a write 
   needs: { bentocache: ['bentocache'], 'cache-manager': ['cache-manager'], cacheable: ['cacheable'] },
   libraries: ['bentocache', 'cache-manager', 'cacheable', 'ioredis', 'lru-cache'],
   // One at a time, V8 has not compiled everything within a second.
-  plan: { sampleMs: 500, warmUpMs: 3_000 },
+  plan: { sampleMs: 500, warmUpMs: 3_000, rounds: 6, mostSittings: 8 },
   plot: { metric: 'appUs', title: 'CPU per operation', unit: 'µs' },
   columns: ['rate', 'appUs', 'redisUs', 'sent', 'bytes'],
   cases: [
