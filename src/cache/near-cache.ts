@@ -57,7 +57,7 @@ export class NearCache {
   readonly #copies: LRUCache<string, NearEntry> | undefined
   readonly #marks = new PassingMap<string, Mark>()
   readonly #writing = new PassingMap<string, number>()
-  readonly #tags = new TagStates()
+  readonly #tags = new TagStates(() => this.#copies?.values() ?? [])
   #era = 0
   /** How often news have come back. */
   #outages = 0
@@ -69,8 +69,7 @@ export class NearCache {
     this.#keepsOld = keepsOld
     if (!limits) return
     const { maxEntries, maxBytes } = limits
-    const dispose = ({ tags }: NearEntry): void => this.#tags.leave(tags)
-    this.#copies = new LRUCache({ max: maxEntries, maxSize: maxBytes, dispose })
+    this.#copies = new LRUCache({ max: maxEntries, maxSize: maxBytes })
   }
 
   get size(): number {
@@ -136,7 +135,7 @@ export class NearCache {
       graceUntil: graceMs > 0 ? expiresAt + graceMs : 0,
       refreshAt: mark.startedAt + refreshMs,
       token,
-      tags: this.#tags.enter(tags),
+      tags: this.#tags.of(tags),
       era: this.#era,
       needsProof: true,
       outdated: false,
@@ -158,22 +157,18 @@ export class NearCache {
       graceUntil: graceMs > 0 ? expiresAt + graceMs : 0,
       refreshAt: Number.POSITIVE_INFINITY,
       token: '',
-      tags: this.#tags.enter(tags),
+      tags: this.#tags.of(tags),
       era: this.#outages,
       needsProof: false,
       outdated: false,
     })
   }
 
-  #keep(mark: Mark, valueSize: number, copy: NearEntry): void {
+  #keep(mark: Mark, size: number, copy: NearEntry): void {
     const copies = this.#copies
-    const size = valueSize + mark.key.length + ENTRY_OVERHEAD
-    if (copies && !mark.soiled) {
-      if (copy.graceUntil > 0) this.#keepsOld = true
-      copies.set(mark.key, copy, { size })
-      if (size <= copies.maxSize) return
-    }
-    this.#tags.leave(copy.tags)
+    if (mark.soiled || !copies) return
+    if (copy.graceUntil > 0) this.#keepsOld = true
+    copies.set(mark.key, copy, { size: size + mark.key.length + ENTRY_OVERHEAD })
   }
 
   /** From here to `endWrite` no read of the key is kept: Redis may answer it before or after the write. */

@@ -1,45 +1,43 @@
-import { PassingMap } from '../core/passing-map.ts'
-
 /** One tag from one change of it to the next: what was made in that time has changed with it. */
 export interface TagState {
-  readonly tag: string
-  /** Copies that have it. */
-  copies: number
   changed: boolean
 }
 
 const NONE: readonly TagState[] = []
+const LEAST_FORGOTTEN = 256
 
 /**
  * What copies look at to know whether a tag of theirs has changed. So a change is one step however many have the tag,
- * and copies that come and go cost no search by tag.
+ * and copies that come and go cost no search by tag. Of tags that no copy has any more the states are forgotten from
+ * time to time, all together.
  */
 export class TagStates {
-  readonly #current = new PassingMap<string, TagState>()
+  #current = new Map<string, TagState>()
+  readonly #copies: () => Iterable<{ readonly tags: readonly TagState[] }>
+  #keepUntil = LEAST_FORGOTTEN
+
+  constructor(copies: () => Iterable<{ readonly tags: readonly TagState[] }>) {
+    this.#copies = copies
+  }
+
+  get size(): number {
+    return this.#current.size
+  }
 
   /** For a new copy. */
-  enter(tags: readonly string[]): readonly TagState[] {
+  of(tags: readonly string[]): readonly TagState[] {
     if (tags.length === 0) return NONE
     const states: TagState[] = []
     for (const tag of tags) {
       let state = this.#current.get(tag)
       if (state === undefined) {
-        state = { tag, copies: 0, changed: false }
+        if (this.#current.size >= this.#keepUntil) this.#forget(states)
+        state = { changed: false }
         this.#current.set(tag, state)
       }
-      state.copies += 1
       states.push(state)
     }
     return states
-  }
-
-  /** Of a copy that has gone. */
-  leave(states: readonly TagState[]): void {
-    for (let at = 0; at < states.length; at++) {
-      const state = states[at] as TagState
-      state.copies -= 1
-      if (state.copies === 0 && !state.changed) this.#current.delete(state.tag)
-    }
   }
 
   change(tag: string): void {
@@ -47,6 +45,13 @@ export class TagStates {
     if (state === undefined) return
     state.changed = true
     this.#current.delete(tag)
+  }
+
+  #forget(alsoInUse: readonly TagState[]): void {
+    const inUse = new Set(alsoInUse)
+    for (const { tags } of this.#copies()) for (const state of tags) inUse.add(state)
+    this.#current = new Map([...this.#current].filter(([, state]) => inUse.has(state)))
+    this.#keepUntil = 2 * this.#current.size + LEAST_FORGOTTEN
   }
 }
 
