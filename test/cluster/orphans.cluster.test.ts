@@ -129,8 +129,8 @@ test('a stop leaves no guardian behind, a killed one is replaced, and SIGTERM to
   const first = guardian() ?? 0
   expect(first).toBeGreaterThan(0)
   sendSignal(first, 'SIGKILL')
-  await until(() => guardian() !== undefined && guardian() !== first, { what: 'the next one' })
-  sendSignal(guardian() ?? 0, 'SIGTERM')
+  const next = await until(() => [guardian()].find((pid) => pid !== first), { what: 'the next one' })
+  sendSignal(next, 'SIGTERM')
   cluster.primary.killGroup('SIGTERM')
   expect(await cluster.primary.exit).toEqual({ code: 0, signal: null })
   expect(cluster.primary.tree()).toEqual([])
