@@ -18,6 +18,8 @@ export interface NearEntry {
   /** Of the write that made it; empty when it is not to be replaced early. */
   readonly token: string
   readonly tags: readonly TagState[]
+  /** How often any tag had changed when its own were looked at last: most hits need not look. */
+  tagsLookedAt: number
   /** Of the news that it has been kept up to date by; of the outage it was made in. */
   readonly era: number
   /** False for what was loaded while Redis was away: it has its own, short time instead. */
@@ -83,7 +85,7 @@ export class NearCache {
   get(key: string): NearEntry | undefined {
     const copy = this.#copies?.get(key)
     if (copy === undefined) return undefined
-    if (isOutdated(copy)) {
+    if (this.#isOutdated(copy)) {
       if (copy.graceUntil === 0) this.#copies?.delete(key)
       return undefined
     }
@@ -93,10 +95,19 @@ export class NearCache {
     return copy.era === this.#era && this.#fresh.isProven(now) ? copy : undefined
   }
 
+  #isOutdated(copy: NearEntry): boolean {
+    if (copy.outdated) return true
+    const { changes } = this.#tags
+    if (copy.tagsLookedAt === changes) return false
+    copy.outdated = hasChanged(copy.tags)
+    copy.tagsLookedAt = changes
+    return copy.outdated
+  }
+
   /** For as long as Redis cannot be asked: fresh as far as was heard, whether or not it is proven. */
   unproven(key: string): NearEntry | undefined {
     const copy = this.#copies?.get(key)
-    return copy && !isOutdated(copy) && performance.now() < copy.expiresAt ? copy : undefined
+    return copy && !this.#isOutdated(copy) && performance.now() < copy.expiresAt ? copy : undefined
   }
 
   /** When there is nothing else: outdated or not, within its grace. */
@@ -136,6 +147,7 @@ export class NearCache {
       refreshAt: mark.startedAt + refreshMs,
       token,
       tags: this.#tags.of(tags),
+      tagsLookedAt: this.#tags.changes,
       era: this.#era,
       needsProof: true,
       outdated: false,
@@ -158,6 +170,7 @@ export class NearCache {
       refreshAt: Number.POSITIVE_INFINITY,
       token: '',
       tags: this.#tags.of(tags),
+      tagsLookedAt: this.#tags.changes,
       era: this.#outages,
       needsProof: false,
       outdated: false,
@@ -228,10 +241,6 @@ export class NearCache {
   #soilAll(): void {
     for (const [key] of this.#marks.entries()) this.#soil(key)
   }
-}
-
-function isOutdated({ outdated, tags }: NearEntry): boolean {
-  return outdated || hasChanged(tags)
 }
 
 function soil(mark: Mark): void {

@@ -15,13 +15,11 @@ export class TagStates {
   #current = new Map<string, TagState>()
   readonly #copies: () => Iterable<{ readonly tags: readonly TagState[] }>
   #keepUntil = LEAST_FORGOTTEN
+  /** Of any tag that a copy had. */
+  changes = 0
 
   constructor(copies: () => Iterable<{ readonly tags: readonly TagState[] }>) {
     this.#copies = copies
-  }
-
-  get size(): number {
-    return this.#current.size
   }
 
   /** For a new copy. */
@@ -44,6 +42,7 @@ export class TagStates {
     const state = this.#current.get(tag)
     if (state === undefined) return
     state.changed = true
+    this.changes += 1
     this.#current.delete(tag)
   }
 

@@ -64,7 +64,7 @@ describe('staleness is bounded when the hub', () => {
     console.info(`[cache] hub frozen: worst staleness ${worsts.map(Math.round)} ms of 1000`)
     expect(Math.max(...worsts)).toBeLessThanOrEqual(1_000)
     expect(Math.max(...worsts)).toBeGreaterThan(300) // or the fault was none
-  })
+  }, 120_000)
 
   test('cannot ask any more', async () => {
     const { url } = sharedRedis()
