@@ -312,6 +312,18 @@ const subpaths = Object.entries(manifest.exports).flatMap(([subpath, target]) =>
   typeof target === 'string' ? [] : [[subpath, target] as const],
 )
 
+test('the image is built from all files that the build reads', () => {
+  const { scripts } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')) as {
+    scripts: { build: string }
+  }
+  const read = [...scripts.build.matchAll(/ -[pc] (\S+)/g)].map(([, file]) => file as string)
+  expect(read.length).toBeGreaterThan(1)
+  const copied = readFileSync(join(root, 'examples/compose/Dockerfile'), 'utf8').split(/\s+/)
+  const sent = readFileSync(join(root, '.dockerignore'), 'utf8').split('\n')
+  expect(copied).toEqual(expect.arrayContaining(read))
+  expect(sent).toEqual(expect.arrayContaining(read.map((file) => `!${file}`)))
+})
+
 describe.runIf(existsSync(join(root, 'dist/index.js')))('the built package', () => {
   test.each(subpaths)('%s is built, with types, from a source of that name', (_subpath, target) => {
     for (const file of [target.default, target.types]) expect(existsSync(join(root, file)), file).toBe(true)

@@ -207,7 +207,10 @@ export class NearCache {
     this.#soil(key)
   }
 
-  /** Everything with this tag has changed; its copies go when they are asked for, or pushed out. What is being read may have the tag too. */
+  /**
+   * Everything with this tag has changed; its copies go when they are asked for, or pushed out. What is being read may
+   * have the tag too.
+   */
   dropTag(tag: string): void {
     this.#tags.change(tag)
     this.#soilAll()

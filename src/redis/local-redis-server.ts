@@ -66,13 +66,13 @@ async function startServer(
   }
   child.unref()
   const pid = child.pid as number
-  const exited = async (): Promise<void> => {
+  const end = async (): Promise<void> => {
     child.kill('SIGKILL') // if it has not, nobody knows it for a server of ours
     child.ref()
     if (child.exitCode === null && child.signalCode === null) await once(child, 'exit')
   }
   const withoutRecord = async (cause?: unknown): Promise<SharedStateError> => {
-    await exited() // nobody else could ever find it
+    await end() // nobody else could ever find it
     return localRedisError(
       `cannot write ${files.pid}: ${cause ? messageOf(cause) : 'no space left on device?'}`,
       cause,
@@ -85,13 +85,13 @@ async function startServer(
     throw await withoutRecord(error)
   }
   const diedEarly = async (): Promise<SharedStateError> => {
-    await exited()
+    await end()
     const how = child.signalCode ? `was ended by ${child.signalCode}` : `exited with code ${child.exitCode}`
     return localRedisError(`${binary.path} ${how} while starting, ${await lastWords(files, logStart)}`)
   }
   // Until it answers, its pid file may be half written, so the lock is held until then.
   const answer = await firstAnswer(files, pid, wait).catch(async (error: unknown) => {
-    await exited() // nobody has joined it yet, and whoever looks for it by that file may not find it
+    await end() // nobody has joined it yet, and whoever looks for it by that file may not find it
     throw error
   })
   if (!answer) throw await diedEarly()
