@@ -152,7 +152,8 @@ test('a change of the cookie is not undone by a request that only reads meanwhil
     await until(async () => (await redis.pttl(await keyOf(namespace))) > 86_000_000, {
       what: 'the longer life',
     })
-    expect(await redis.hget(await keyOf(namespace), 'cookie')).toContain('"originalMaxAge":86400000')
+    const { originalMaxAge } = JSON.parse((await redis.hget(await keyOf(namespace), 'cookie')) ?? '')
+    expect(originalMaxAge).toBeCloseTo(86_400_000, -3) // express-session looks at the clock twice
   }
 })
 
