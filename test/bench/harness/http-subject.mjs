@@ -89,6 +89,7 @@ function measured({ url, requests, server, redis, context, workers }) {
   const idlePrimaryMb = rssOf(server.pid)
   return {
     pids: roles,
+    coresWanted: workers,
     async sample(ms) {
       const before = await read()
       const done = await send(ms)

@@ -11,7 +11,8 @@ const FUNCTIONS = 40
 export async function profileCase(suite, { name, contenders }, { say, absent }) {
   const profiles = {}
   const costs = {}
-  for (const contender of suite.profiled.filter((each) => !absent.has(each))) {
+  const profiled = suite.profiled ?? Object.keys(contenders).slice(0, 2)
+  for (const contender of profiled.filter((each) => !absent.has(each))) {
     say(`${suite.name}, ${name}: profiling ${contender}`)
     const profileDir = mkdtempSync(join(tmpdir(), 'bench-profile-'))
     const subject = await contenders[contender]({ smoke: false, profileDir })

@@ -1,7 +1,10 @@
+import { cpus } from 'node:os'
 import { watchOthers } from './foreign.mjs'
 import { median, spread, verdictOf } from './verdict.mjs'
 
 const DEFAULTS = { sittings: 3, mostSittings: 4, rounds: 4, sampleMs: 1_000, warmUpMs: 2_000 }
+
+const cores = cpus().length
 
 /** A round during which others used more than this share of the machine says little, and is measured again … */
 const QUIET = 0.04
@@ -52,7 +55,11 @@ async function sit(contenders, names, plan, { rounds, broken }, say) {
     say('  warming up')
     const warmUpRounds = Math.ceil(plan.warmUpMs / plan.sampleMs)
     for (let i = -warmUpRounds; i < 0; i++) {
-      for (const name of inTurn(names, i)) await open.get(name).sample(plan.sampleMs)
+      for (const name of inTurn(names, i)) {
+        const subject = open.get(name)
+        // Each process compiles for itself: where more of them share the cores, each gets less done in a second.
+        await subject.sample(plan.sampleMs * Math.max(1, (subject.coresWanted ?? 1) / cores))
+      }
     }
     let repeats = plan.rounds * MOST_REPEATS
     for (let i = 0; i < plan.rounds; ) {

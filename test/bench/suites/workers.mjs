@@ -12,7 +12,7 @@ export default {
 the number of cores it grows for anybody, \`bare\` (Express alone) shows by how much.`,
   smoked: ['as-one x 1'],
   libraries: ['express', 'ioredis'],
-  plan: { sittings: 1, mostSittings: 2, rounds: 4 },
+  plan: { sittings: 1, mostSittings: 2, rounds: 4, warmUpMs: 8_000 },
   plot: { metric: 'appUs', title: 'App CPU per request', unit: 'µs' },
   columns: ['rate', 'appUs', 'primaryUs', 'redisUs', 'sent', 'p50Ms', 'p99Ms', 'workersMb', 'primaryMb'],
   cases: [{ name: 'workers', contenders }],
