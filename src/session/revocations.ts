@@ -28,6 +28,8 @@ interface Message {
 
 const TOPIC = 'as-one.sessions'
 const MAX_IN_MESSAGE = 500
+/** What a rotation without grace left behind is gone before its word has come round. */
+const WORD_TAKES_MS = 1_000
 
 /** Tells every worker which sessions have ended, so that each can close what it holds open for them. */
 export class Revocations {
@@ -130,16 +132,22 @@ export class Revocations {
     try {
       const ids = [...this.#held.keys()]
       const places = await this.#options.where(ids)
+      const gone = ids.filter((_, index) => places[index] === 'gone')
+      if (gone.length > 0) setTimeout(() => this.#expired(gone), WORD_TAKES_MS).unref()
       ids.forEach((id, index) => {
         const place = places[index]
-        if (place === 'gone') this.#end({ id, userId: undefined, reason: 'expired' })
-        else if (typeof place === 'object') this.#follow(id, place.movedTo)
+        if (typeof place === 'object') this.#follow(id, place.movedTo)
       })
     } catch (error) {
       if (channels.session.hasSubscribers) channels.session.publish({ event: 'touch-failed', error })
     } finally {
       this.#looking = false
     }
+  }
+
+  /** Those that have not been heard to be elsewhere: an id that is gone never comes back. */
+  #expired(gone: readonly string[]): void {
+    for (const id of gone) this.#end({ id, userId: undefined, reason: 'expired' })
   }
 
   #end(revoked: Revoked): void {

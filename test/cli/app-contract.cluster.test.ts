@@ -83,7 +83,7 @@ describe('apps written for PM2', () => {
     ]
     place.write('ecosystem.config.mjs', `export default { apps: ${JSON.stringify(apps)} }`)
     started = await place.run('start') // ecosystem.config.* of this directory
-  }, 60_000)
+  }, 120_000)
 
   test('all of them start', () => {
     expect(started.stderr).toBe('')

@@ -12,6 +12,7 @@ import { join } from 'node:path'
 import { expect, test } from 'vitest'
 import { isAlive, until } from '../helpers/fork.ts'
 import { get, steadyLoad } from '../helpers/http.ts'
+import { sendSignal } from '../helpers/processes.ts'
 import { appText, copyExample, LOOK_EVERY_MS, openPlace } from './as-one.ts'
 
 test('an ecosystem file written for PM2: start, list, logs, scale, reload under load, stop, start, delete', async () => {
@@ -46,7 +47,11 @@ test('an ecosystem file written for PM2: start, list, logs, scale, reload under 
   expect(ok).toBeGreaterThan(10)
 
   expect((await place.run('scale', 'web', '-1')).stdout).toBe('web: 2 workers\n')
-  await until(async () => (await ready()) === 2, { what: 'two workers', every: LOOK_EVERY_MS })
+  await until(async () => (await ready()) === 2, {
+    what: 'two workers',
+    deadline: 20_000,
+    every: LOOK_EVERY_MS,
+  })
   const logs = await place.run('logs', 'web', '--lines', '50')
   expect(logs.stdout).toContain(`[web:0] http://localhost:${place.port}`)
   const json = (await place.run('logs', 'queue', '--json')).stdout.trim().split('\n')
@@ -134,12 +139,18 @@ test('save, a reboot, resurrect: the same apps, numbers and environments, and no
   expect(await place.run('start', 'ecosystem.config.yaml', '--env', 'staging')).toMatchObject({ code: 0 })
   expect(await place.run('start', 'idle.cjs', '--name', 'mailer')).toMatchObject({ code: 0 })
   await place.run('scale', 'api', '+1')
+  const ready = async (): Promise<boolean> =>
+    (await place.list()).every(({ desired, workers }) => {
+      return workers.length === desired && workers.every(({ state }) => state === 'ready')
+    })
+  await until(ready, { what: 'all workers', deadline: 20_000, every: LOOK_EVERY_MS })
   expect(await place.run('save')).toMatchObject({ code: 0, stdout: expect.stringContaining('saved 2 apps') })
   expect(statSync(join(place.state, 'as-one/saved.json')).mode & 0o777).toBe(0o600)
 
   const before = await place.list()
+  // A worker whose primary has just been killed may be gone before its turn comes.
   for (const { pid, workers } of before)
-    for (const each of [pid, ...workers.map((worker) => worker.pid)]) process.kill(each, 'SIGKILL')
+    for (const each of [pid, ...workers.map((worker) => worker.pid)]) sendSignal(each, 'SIGKILL')
   expect((await place.list()).map(({ status }) => status)).toEqual(['died', 'died'])
 
   expect(await place.run('resurrect')).toMatchObject({ code: 0 })
@@ -162,7 +173,7 @@ test('several apps in the foreground: prefixed lines, one that is killed comes b
   // REDIS_URL names one that is not there: said, and the end.
   expect(await run.exit).toMatchObject({ code: 1 })
   expect(run.stderr()).toMatch(/did not start/)
-  expect(run.tree()).toEqual([])
+  await until(() => run.tree().length === 0, { what: 'nothing to be left of it' })
 
   const again = place.spawn(['run', 'ecosystem.config.cjs'])
   await again.waitFor(/2 apps running: web, queue/, 30_000)

@@ -16,6 +16,7 @@ async function withApps(): Promise<Place> {
   expect(await place.run('start')).toMatchObject({ code: 0 })
   await until(async () => (await place.list())[0]?.workers.every(({ memory }) => (memory ?? 0) > 0), {
     what: 'the first heartbeats',
+    deadline: 20_000,
     every: LOOK_EVERY_MS,
   })
   return place
@@ -64,11 +65,12 @@ test.skipIf(!hasTmux)('in a terminal of 80 and of 120 columns (skipped without t
     }
     const shown = (name: string): string[] => tmux('capture-pane', '-p', '-t', name).trimEnd().split('\n')
     open(`monit${columns}`, 'monit')
-    await until(
-      () => shown(`monit${columns}`).filter((line) => /^ +\d +\d+ +ready/.test(line)).length === 2,
-      { what: 'two rows' },
-    )
-    const screen = shown(`monit${columns}`)
+    // The screen that has the rows: the next look may come while it is drawn anew.
+    const withRows = (): string[] | false => {
+      const lines = shown(`monit${columns}`)
+      return lines.filter((line) => /^ +\d +\d+ +ready/.test(line)).length === 2 && lines
+    }
+    const screen = await until(withRows, { what: 'two rows', deadline: 20_000 })
     expect(screen[0]).toMatch(/^as-one monit {2}\d\d:\d\d:\d\d {2}q ends$/)
     expect(Math.max(...screen.map((line) => line.length))).toBeLessThanOrEqual(columns)
     tmux('send-keys', '-t', `monit${columns}`, 'q')

@@ -8,7 +8,7 @@ export interface RedisClusterOptions {
   masters?: number
   /** Per master. @default 0 */
   replicas?: number
-  /** Milliseconds of silence until a node counts as failed. @default 1000 */
+  /** Milliseconds of silence until a node counts as failed. @default 1000, without replicas 60000 */
   nodeTimeout?: number
   args?: readonly string[]
 }
@@ -41,7 +41,9 @@ export interface RedisCluster extends AsyncDisposable {
 const slotCount = 16_384
 
 export async function startRedisCluster(options: RedisClusterOptions = {}): Promise<RedisCluster> {
-  const { masters = 3, replicas = 0, nodeTimeout = 1_000, args = [] } = options
+  const { masters = 3, replicas = 0, args = [] } = options
+  // Where nobody can take over, a node that is thought to have failed is one that a busy machine held up.
+  const { nodeTimeout = replicas > 0 ? 1_000 : 60_000 } = options
   const nodes: ClusterNode[] = []
   const lookers = new Map<PrivateRedis, Redis>()
   const clients: Cluster[] = []

@@ -95,7 +95,10 @@ export async function startSentinel(options: SentinelOptions = {}): Promise<Sent
 
   async function tune(settings: readonly string[]): Promise<void> {
     const running = sentinels.filter((sentinel) => sentinel.running)
-    await Promise.all(running.map((sentinel) => ask(sentinel, 'SENTINEL', 'debug', ...settings)))
+    // On a busy machine an answer may take longer than a look has.
+    const told = (sentinel: PrivateRedis): Promise<unknown> =>
+      until(() => ask(sentinel, 'SENTINEL', 'debug', ...settings), { what: 'a sentinel to be tuned' })
+    await Promise.all(running.map(told))
   }
 
   /** All sentinels know the replicas and each other: before that a failover would be refused. */

@@ -68,7 +68,8 @@ test('delays one direction or both', async () => {
   proxy.delay(50)
   expect(await client.echo('b')).toBeGreaterThanOrEqual(99)
   proxy.delay(0)
-  expect(await client.echo('c')).toBeLessThan(49)
+  // One of several: a busy machine may keep any of them.
+  await until(async () => (await client.echo('c')) < 49, { what: 'an echo without delay' })
 })
 
 test('keeps the order under jitter', async () => {
@@ -147,11 +148,12 @@ test('a dead target resets the client', async () => {
 test('stands before a Redis on a unix socket', async () => {
   const redis = await startRedis({ socket: true })
   const before = await startProxy({ target: { path: redis.socketPath! } })
-  const client = connectTo(before.url(), { commandTimeout: 200 })
+  const client = connectTo(before.url())
   onTestFinished(() => client.disconnect())
   expect(await client.ping()).toBe('PONG')
   before.freeze()
-  await expect(client.ping()).rejects.toThrow('timed out')
+  const held = client.ping()
+  expect(await Promise.race([held, sleep(200, 'silence')])).toBe('silence')
   before.unfreeze()
-  expect(await client.ping()).toBe('PONG')
+  expect(await held).toBe('PONG')
 })

@@ -18,10 +18,15 @@ import { type LocalRedis, type LocalRedisOptions, startLocalRedis } from '../../
 import { tempDir, track } from '../helpers/cleanup.ts'
 import { commandOf, isAlive, type NodeProcess, pidsOf, runNode, until } from '../helpers/fork.ts'
 import { long } from '../helpers/long.ts'
+import { watchPauses } from '../helpers/pauses.ts'
 import { redisBinary } from '../helpers/redis-server.ts'
 import requireDist from '../helpers/require-dist.ts'
 
 beforeAll(requireDist)
+
+const pausedSince = watchPauses()
+/** For a busy machine, which keeps the users from their cores. */
+const margin = 2_000
 
 const inDir = (dir: string): RegExp => new RegExp(dir.replace(/[.*+?^${}()|[\]\\]/g, '\\$&'))
 const serversOf = (dir: string): number[] =>
@@ -201,11 +206,10 @@ describe('the server dies', () => {
       await client.set('kept', 'yes')
       const killedAt = performance.now()
       process.kill(pid, 'SIGKILL')
-      await until(async () => (await client.get('kept')) === 'yes', {
-        what: 'the data to be back',
-        deadline: 1_000,
-      })
-      expect(performance.now() - killedAt).toBeLessThan(1_000)
+      await until(async () => (await client.get('kept')) === 'yes', { what: 'the data to be back' })
+      const backMs = performance.now() - killedAt - pausedSince(killedAt)
+      console.log(`killed, back with its data after ${backMs.toFixed(0)} ms`)
+      expect(backMs).toBeLessThan(1_000 + margin)
     })
     await until(() => users.every((each) => each.heard('restarted').length === 1), {
       what: 'everybody to be told',
@@ -260,15 +264,16 @@ describe('the server dies', () => {
 describe('the user dies', () => {
   test('kill -9: the server stays for the grace period, then nothing is left', async () => {
     const stateHome = tempDir()
-    const one = await user(stateHome, 1_000)
+    const graceMs = 2_500 // longer than a busy machine stands still
+    const one = await user(stateHome, graceMs)
     const { started: pid, dir } = await one.ask<Started>('start')
+    const killedAt = performance.now()
     one.process.kill('SIGKILL')
     const { signal } = await one.process.exit
-    const diedAt = performance.now()
     expect(signal).toBe('SIGKILL')
     expect(isAlive(pid)).toBe(true)
     await until(() => !isAlive(pid), { what: 'the server to be stopped' })
-    expect(performance.now() - diedAt).toBeGreaterThan(900)
+    expect(performance.now() - killedAt).toBeGreaterThan(graceMs - 100)
     await nothingLeft(dir)
     expect(readdirSync(join(dir, 'users'))).toEqual([])
     expect(readdirSync(dir).filter((file) => /lock/.test(file))).toEqual([])
@@ -277,12 +282,12 @@ describe('the user dies', () => {
 
   test('a new primary that comes within the grace period takes over the same server', async () => {
     const stateHome = tempDir()
-    const one = await user(stateHome, 700)
+    // Both run already: the start of a process may take longer than the grace period.
+    const [one, two] = [await user(stateHome, 2_500), await user(stateHome, 200)]
     const { started: pid, dir } = await one.ask<Started>('start')
     const [guardian] = guardiansOf(dir)
     one.process.kill('SIGKILL')
     await one.process.exit
-    const two = await user(stateHome, 200)
     expect(await two.ask<Started>('start')).toMatchObject({ started: pid })
     await until(() => !isAlive(guardian as number), { what: 'the first guardian to end' })
     expect(isAlive(pid)).toBe(true)
@@ -529,6 +534,7 @@ describe('refuses', () => {
     )
     try {
       await until(() => existsSync(redis.socketPath), { what: 'the other server' })
+      await withClient(redis, (client) => client.ping()) // the socket is there before it is listened on
       await expect(start({ stateHome })).rejects.toMatchObject(
         refused(/answered by a server that this process cannot see/),
       )

@@ -34,6 +34,9 @@ export interface SuiteRedis {
   namespace(): string
 }
 
+/** For tests of what Redis answers and not of how soon: on a busy machine that takes more than the default now and then. */
+export const PATIENT = { timeout: '8s' } satisfies Partial<SessionOptions>
+
 /** What one worker has: connections of its own. Closed when the test (or else the file) ends. */
 export function worker(redis: string, namespace: string): Context {
   const ctx = open({ redis, namespace })
@@ -101,8 +104,10 @@ export function throughStore(
   handler: Handler,
   before?: Handler,
 ): Promise<string> {
-  const { format, prefix, ttl, touchEvery, cookie, ...others } = options
-  const ours = Object.entries({ format, prefix, ttl, touchEvery }).filter(([, value]) => value !== undefined)
+  const { format, prefix, ttl, touchEvery, timeout, cookie, ...others } = options
+  const ours = Object.entries({ format, prefix, ttl, touchEvery, timeout }).filter(
+    ([, value]) => value !== undefined,
+  )
   const plain = (made: SessionCookieOptions = {}): object =>
     made.maxAge === undefined ? made : { ...made, maxAge: made.maxAge && durationMs(made.maxAge) }
   const middleware = expressSession({

@@ -1,5 +1,5 @@
 import { AsyncLocalStorage } from 'node:async_hooks'
-import { expect, test } from 'vitest'
+import { expect, test, vi } from 'vitest'
 import type { SharedStateError } from '../../src/core/errors.ts'
 import type { SessionRedis } from '../../src/session/availability.ts'
 import { type BlobJob, type BlobOutcome, BlobSaves, parseBlob } from '../../src/session/blob-saves.ts'
@@ -108,12 +108,17 @@ test('gone is gone for each; an error is for all who wait', async () => {
 test('a session that others keep changing: an error in time, for which 503 is the answer', async () => {
   const { asked, redis } = fakeRedis()
   const save = saveOf(base, (data) => Object.assign(data, { x: 1 }))
-  savesOn(redis, 30).add('key', save)
-  for (let i = 0; i < 5; i++) asked[i]?.answer({ reply: `{"cookie":{},"i":${i}}` })
-  expect(asked).toHaveLength(6)
-  await new Promise((resolve) => setTimeout(resolve, 40))
-  asked[5]?.answer({ reply: '{"cookie":{}}' })
-  expect(asked).toHaveLength(6)
+  vi.useFakeTimers({ toFake: ['performance'] })
+  try {
+    savesOn(redis, 30).add('key', save)
+    for (let i = 0; i < 5; i++) asked[i]?.answer({ reply: `{"cookie":{},"i":${i}}` })
+    expect(asked).toHaveLength(6)
+    vi.advanceTimersByTime(31)
+    asked[5]?.answer({ reply: '{"cookie":{}}' })
+    expect(asked).toHaveLength(6)
+  } finally {
+    vi.useRealTimers()
+  }
   const error = (await save.settled).error as SharedStateError & { status: number }
   expect([error.code, error.status]).toEqual(['ERR_AS_ONE_SESSION', 503])
 })

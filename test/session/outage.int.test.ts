@@ -6,18 +6,20 @@ import express, { type RequestHandler } from 'express'
 import expressSession, { type Store } from 'express-session'
 import { beforeEach, expect, test } from 'vitest'
 import { channels } from '../../src/core/channels.ts'
-import { createSession } from '../../src/session/index.ts'
+import { createSession, type SessionOptions } from '../../src/session/index.ts'
 import { tempDir, track } from '../helpers/cleanup.ts'
 import { CookieJar, get, keepAliveAgent, type Reply } from '../helpers/http.ts'
+import { watchPauses } from '../helpers/pauses.ts'
 import { freePort } from '../helpers/ports.ts'
 import { type PrivateRedis, startRedis, testNamespace } from '../helpers/redis.ts'
 import { startProxy, type TcpProxy } from '../helpers/tcp-proxy.ts'
 import { until } from '../helpers/until.ts'
-import { app, type Context, type Handler, type Request, serve, worker } from './app.ts'
+import { app, type Context, type Handler, PATIENT, type Request, serve, worker } from './app.ts'
 
 const timeout = 500
 /** For a busy machine; without our deadline it would be seconds. */
 const margin = 400
+const pausedSince = watchPauses()
 
 let redis: PrivateRedis
 let proxy: TcpProxy
@@ -33,7 +35,7 @@ beforeEach(async () => {
 async function timed(promise: Promise<Reply>): Promise<Reply & { ms: number }> {
   const startedAt = performance.now()
   const reply = await promise
-  return { ...reply, ms: performance.now() - startedAt }
+  return { ...reply, ms: performance.now() - startedAt - pausedSince(startedAt) }
 }
 
 function expectUnavailable({ status, body, headers, ms }: Reply & { ms: number }): void {
@@ -48,12 +50,12 @@ const count: Handler = (req, res) => {
 }
 
 /** Answers in the ways Express has. */
-function expressApp(during: (req: Request) => void): Promise<string> {
+function expressApp(during: (req: Request) => void, options: Partial<SessionOptions> = {}): Promise<string> {
   const file = join(tempDir(), 'large.txt')
   writeFileSync(file, 'x'.repeat(500_000))
   const server = express()
   server.set('env', 'test') // its own error handler would print
-  server.use(createSession(ctx, { secret: 'keyboard cat' }))
+  server.use(createSession(ctx, { secret: 'keyboard cat', ...options }))
   server.use((req, _res, next) => {
     const { session } = req as unknown as Request
     session.count = Number(session.count ?? 0) + 1
@@ -74,7 +76,7 @@ const answers = { json: 200, redirect: 302, file: 200, status: 204 }
 for (const [path, status] of Object.entries(answers)) {
   test(`Express, ${path}: Redis has the change before the client has a byte`, async () => {
     let freezes = false
-    const url = await expressApp(() => freezes && proxy.freeze('down'))
+    const url = await expressApp(() => freezes && proxy.freeze('down'), PATIENT)
     const jar = new CookieJar()
     await get(`${url}/to/json`, { jar })
     const direct = redis.client()
@@ -140,7 +142,8 @@ test('Redis gone: 503 in time; who needs no session is served; it comes back by 
     },
     { what: 'sessions to be back' },
   )
-  expect(reply.body).toBe('2')
+  // Not 2: a change whose answer came too late has happened all the same.
+  expect(Number(reply.body)).toBeGreaterThan(1)
 })
 
 test('a Redis that was never there: 503 in time, with the reason', async () => {

@@ -6,14 +6,16 @@ import { createRateLimit } from '../../src/rate-limit/index.ts'
 import { createSession, type SessionMiddleware, type SessionOptions } from '../../src/session/index.ts'
 import { CookieJar, get, keepAliveAgent } from '../helpers/http.ts'
 import { type Monitor, monitor } from '../helpers/monitor.ts'
+import { watchPauses } from '../helpers/pauses.ts'
 import { type PrivateRedis, startRedis, testNamespace } from '../helpers/redis.ts'
 import { startProxy, type TcpProxy } from '../helpers/tcp-proxy.ts'
 import { until } from '../helpers/until.ts'
-import { type Context, type Request, serve, worker } from './app.ts'
+import { type Context, PATIENT, type Request, serve, worker } from './app.ts'
 
 /** As many requests as it takes to know where they go. */
 const WINDOW = 64
-const ONE_WAY_MS = 40
+/** There and back well within what the limit gives Redis, 90 ms, and in which what was read early counts, 100 ms. */
+const ONE_WAY_MS = 20
 
 let redis: PrivateRedis
 let proxy: TcpProxy
@@ -81,6 +83,22 @@ async function fastest(url: string, jar: CookieJar): Promise<number> {
   return Math.min(...times)
 }
 
+const pausedSince = watchPauses()
+
+/** What is read early counts for so long; a request that a busy machine has kept for longer may read again. */
+const FRESH_MS = 100
+
+/** Sends so many requests one after the other; resolves to how many took too long for what was read early. */
+async function oneByOne(count: number, url: string, jar: CookieJar): Promise<number> {
+  let slow = 0
+  for (let i = 0; i < count; i++) {
+    const startedAt = performance.now()
+    await get(url, { jar })
+    if (performance.now() - startedAt >= FRESH_MS) slow++
+  }
+  return slow
+}
+
 /** What has been sent meanwhile, to the last: MONITOR tells it a little later than it is answered. */
 async function commandsOf(work: () => Promise<void>): Promise<Monitor['sent']> {
   const { sent } = await monitor(redis.port)
@@ -109,22 +127,28 @@ test('a limit and a session behind it take one round trip together, and the same
   expect(after[0]).toBeLessThan(1.7)
   expect(after[1]).toBeLessThan(2.7)
 
+  let slow = 0
   const sent = await commandsOf(async () => {
-    for (let i = 0; i < 10; i++) await get(`${url}/count`, { jar })
+    slow = await oneByOne(10, `${url}/count`, jar)
   })
-  const names = sent.map(({ name }) => name).filter((name) => /^(hgetall|evalsha)$/.test(name))
-  expect([names.length, names.filter((name) => name === 'hgetall').length]).toEqual([30, 10])
+  const sentOf = (wanted: string): number => sent.filter(({ name }) => name === wanted).length
+  expect(sentOf('evalsha')).toBe(20)
+  expect(sentOf('hgetall')).toBeGreaterThanOrEqual(10)
+  expect(sentOf('hgetall')).toBeLessThanOrEqual(10 + slow)
 })
 
 test('requests that never come to the session load none', async () => {
   const { url, jar, warm } = await site()
   await warm()
   await warm('/files/app.js')
+  let slow = 0
   const sent = await commandsOf(async () => {
-    for (let i = 0; i < 10; i++) await get(`${url}/files/app.js`, { jar })
-    await get(`${url}/read`, { jar })
+    await oneByOne(10, `${url}/files/app.js`, jar)
+    slow = await oneByOne(1, `${url}/read`, jar)
   })
-  expect(sent.filter(({ name }) => name === 'hgetall')).toHaveLength(1)
+  const reads = sent.filter(({ name }) => name === 'hgetall').length
+  expect(reads).toBeGreaterThanOrEqual(1)
+  expect(reads).toBeLessThanOrEqual(1 + slow)
 })
 
 test('a session that ends while a slow middleware stands in between is gone, and counts of others are seen', async () => {
@@ -168,7 +192,7 @@ test('the request goes on in the async context it has come to the session with',
   // On a connection of its own: so its answer may come before the session, which then is needed while on its way.
   app.use(createRateLimit<express.Request>(ctx, { algorithm: 'fixed-window', limit: 1_000_000, per: '1h' }))
   app.use((req, _res, next) => context.run(String(req.headers['x-name']), next))
-  app.use(createSession(ctx, { secret: 'keyboard cat' }))
+  app.use(createSession(ctx, { secret: 'keyboard cat', ...PATIENT }))
   app.use((req, res) => {
     ;(req as unknown as Request).session.here = true
     seen.push(context.getStore())
@@ -223,7 +247,7 @@ test('Redis frozen: the limit lets it through alone, the session answers 503 wit
   proxy.freeze()
   const startedAt = performance.now()
   const { status } = await get(`${url}/read`, { jar })
-  const ms = performance.now() - startedAt
+  const ms = performance.now() - startedAt - pausedSince(startedAt)
   expect(status).toBe(503)
   expect(ms).toBeLessThan(500 + 400) // 400: for a busy machine
   proxy.unfreeze()
@@ -249,7 +273,8 @@ test('an error that nobody takes is none: a refused request, its early load fail
   const note = (reason: unknown): void => void unhandled.push(reason)
   process.on('unhandledRejection', note)
   try {
-    expect((await get(url, { jar })).status).toBe(429)
+    // Where Redis has not answered in time a limit counts alone for a while: then it takes some more to be refused.
+    await until(async () => (await get(url, { jar })).status === 429, { what: 'a refusal' })
     const [, turn] = [await client.ping(), once(process, 'turn')]
     process.nextTick(() => process.emit('turn' as never))
     await turn

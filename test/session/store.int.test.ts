@@ -5,8 +5,8 @@ import { channels } from '../../src/core/channels.ts'
 import { setProcessRole } from '../../src/core/role.ts'
 import { createSession, type SessionOptions } from '../../src/session/index.ts'
 import { CookieJar, get } from '../helpers/http.ts'
-import { sharedRedis, sharedRedisClient, testNamespace } from '../helpers/redis.ts'
-import { app, type Context, countCommands, type Handler, listener, serve, worker } from './app.ts'
+import { sharedRedis, sharedRedisClient, startRedis, testNamespace } from '../helpers/redis.ts'
+import { app, type Context, countCommands, type Handler, listener, PATIENT, serve, worker } from './app.ts'
 
 let ctx: Context
 let redis: Redis
@@ -98,7 +98,7 @@ test('only what was changed is sent', async () => {
 })
 
 test('many fields and large ones', async () => {
-  const { url, jar } = await visit({ maxBytes: '2mb' }, (req, res) => {
+  const { url, jar } = await visit({ ...PATIENT, maxBytes: '2mb' }, (req, res) => {
     if (req.url === '/change') for (let i = 0; i < 5_000; i++) req.session[`field${i}`] = i
     if (req.url === '/large') req.session.large = 'x'.repeat(1_000_000)
     if (req.url === '/less') for (let i = 0; i < 4_999; i++) delete req.session[`field${i}`]
@@ -130,7 +130,7 @@ test('the expiry is renewed once touchEvery, or a tenth of its life, has passed;
       return pttl > 200_000 && Number(touched) >= touchedAt
     }
     expect(await ago(idleMs - 20_000)).toBe(false)
-    expect(await ago(idleMs)).toBe(true)
+    expect(await ago(idleMs + 2_000)).toBe(true) // the worker knows the time of Redis as exactly as it was told
     expect(await ago(-60_000), 'touched in the future: somebody has a wrong clock').toBe(true)
     await redis.hset(key, '~touched', 'nonsense')
     await redis.pexpire(key, 200_000)
@@ -243,8 +243,11 @@ test('a change that comes too late is told as a conflict', async () => {
 })
 
 test('scripts come back by themselves after SCRIPT FLUSH', async () => {
+  // In a Redis of its own: other files count the commands that they send to the shared one.
+  const own = await startRedis()
+  ctx = worker(own.url, testNamespace())
   const { url, jar } = await visit()
-  await redis.script('FLUSH')
+  await own.client().script('FLUSH')
   expect((await get(`${url}/change`, { jar })).json()).toMatchObject({ count: 2 })
 })
 
@@ -271,7 +274,7 @@ test('a session of 5,000 fields: more than one command of a script takes, saved 
       if (req.url === '/fill' || i % 2) req.session[`f${i}`] = req.url === '/fill' ? 1 : 2
     res.end()
   }
-  const { url, jar, key } = await visit({ maxBytes: '1mb' }, many)
+  const { url, jar, key } = await visit({ ...PATIENT, maxBytes: '1mb' }, many)
   await get(`${url}/fill`, { jar })
   await get(`${url}/odd`, { jar })
   const stored = await redis.hgetall(key)
@@ -291,7 +294,7 @@ test('a field that somebody else has changed beyond the thousandth is merged, no
       }
     res.end()
   }
-  const { url, jar, key } = await visit({ maxBytes: '1mb' }, many)
+  const { url, jar, key } = await visit({ ...PATIENT, maxBytes: '1mb' }, many)
   const before = JSON.parse((await redis.hget(key, 'f1400')) as string)
   others = () => redis.hset(key, 'f1400', JSON.stringify({ ...before, theirs: true }))
   await get(`${url}/odd`, { jar })

@@ -305,7 +305,7 @@ export function busSuite(redis: () => BusSuiteRedis): void {
           ),
         {
           what: `${buses.length} members everywhere`,
-          deadline: 3_000,
+          deadline: 4_500, // by word of it: with the next heartbeat, every 5 s, it would come by itself
         },
       )
     await expectMembers(one, far)

@@ -112,22 +112,30 @@ export function cacheSuite(name: string, open: () => Promise<CacheSuiteRedis>): 
 
     describe('time to live', () => {
       test('ends copies no later than the entry they were read from', async () => {
-        await here.set('short', 1, { ttl: 600 })
+        const ttl = 2_000 // a busy machine may need a part of it until there is a copy
+        await here.set('short', 1, { ttl })
         const setAt = performance.now()
         await untilCopied(there, 'short')
+        // When the last read that found it began: how long it took is not a matter of the copy.
         let last = 0
-        while ((await there.get('short')) !== undefined) last = performance.now() - setAt
+        for (;;) {
+          const began = performance.now()
+          if ((await there.get('short')) === undefined) break
+          last = began - setAt
+          await sleep(1)
+        }
         expect(last).toBeGreaterThan(0)
-        expect(last).toBeLessThan(610)
+        expect(last).toBeLessThan(ttl + 10)
       })
 
       test('is kept when it is shortened or taken away by somebody else', async () => {
         await here.set('changed', 1)
         await untilCopied(there, 'changed')
-        await redis.client.pexpire(keyOf('changed'), 150)
+        const ttl = 2_000 // a busy machine may need a part of it until there is a copy again
+        await redis.client.pexpire(keyOf('changed'), ttl)
         await until(() => there.peek('changed') === undefined, { what: 'the copy to go', ...gone })
         await untilCopied(there, 'changed')
-        await sleep(170)
+        await sleep(ttl + 20)
         expect(await there.get('changed')).toBeUndefined()
       })
 
@@ -246,11 +254,12 @@ export function cacheSuite(name: string, open: () => Promise<CacheSuiteRedis>): 
       })
 
       test('runs once however often its lease has to be renewed', async () => {
-        const [a, b] = [another({ lease: 600 }), another({ lease: 600 })]
+        // Longer than a busy machine stands still: then the lease would rightly be another's.
+        const [a, b] = [another({ lease: 2_000 }), another({ lease: 2_000 })]
         let loads = 0
         const load = async () => {
           loads += 1
-          await sleep(2_000)
+          await sleep(5_000)
           return 'late'
         }
         expect(await Promise.all([a, b, a, b].map((cache) => cache.getOrSet('slow', load)))).toEqual(

@@ -8,6 +8,7 @@ import {
   type Handler,
   keysIn,
   listener,
+  PATIENT,
   type SuiteRedis,
   serve,
   watched,
@@ -37,7 +38,7 @@ export function sessionExactSuite(where: string, open: () => Promise<SuiteRedis>
         more: Partial<SessionOptions> = {},
       ) => {
         const ctx: Context = worker(redis.url, namespace)
-        const options = { secret: 'keyboard cat', ...optionsOf(namespace), ...more }
+        const options = { secret: 'keyboard cat', ...PATIENT, ...optionsOf(namespace), ...more }
         const sessions = createSession<{ n: number; list: number[]; cart: Record<string, unknown> }>(
           ctx,
           options,
