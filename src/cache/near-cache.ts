@@ -110,10 +110,11 @@ export class NearCache {
     return copy && !this.#isOutdated(copy) && performance.now() < copy.expiresAt ? copy : undefined
   }
 
-  /** When there is nothing else: outdated or not, within its grace. */
-  last(key: string): NearEntry | undefined {
+  /** When there is nothing else: within its grace, and outdated only if those count too. */
+  last(key: string, { outdated }: { outdated: boolean }): NearEntry | undefined {
     const copy = this.#copies?.get(key)
-    return copy && performance.now() < copy.graceUntil ? copy : undefined
+    if (copy === undefined || performance.now() >= copy.graceUntil) return undefined
+    return outdated || !this.#isOutdated(copy) ? copy : undefined
   }
 
   /** Before a read is sent. */

@@ -1,6 +1,7 @@
 import { SharedStateError } from '../core/errors.ts'
 import { show } from '../core/options.ts'
 import type { CacheEvents, Events } from './events.ts'
+import type { NearCache } from './near-cache.ts'
 import type { ResolvedLoad } from './options.ts'
 import type { CacheCounters } from './stats.ts'
 
@@ -15,6 +16,8 @@ export interface Awaited {
   readonly key: string
   readonly promise: Promise<unknown>
   readonly stale: Stale | undefined
+  /** Whether Redis has said what it has: then `stale` is all there is. */
+  readonly answered: boolean
   /** Made by the first who wants to be told. */
   onStale: Set<() => void> | undefined
 }
@@ -25,7 +28,7 @@ type Reason = CacheEvents['stale']['reason']
 export function waitFor(
   flight: Awaited,
   { graceMs, softMs, hardMs }: ResolvedLoad,
-  { events, counters }: { events: Events; counters: CacheCounters },
+  { events, counters, near }: { events: Events; counters: CacheCounters; near: NearCache },
 ): Promise<unknown> {
   if (graceMs === 0 && hardMs === undefined) return flight.promise
   const { key, promise } = flight
@@ -44,7 +47,8 @@ export function waitFor(
       onStale.delete(offer)
     }
     const serve = (reason: Reason, error?: unknown): boolean => {
-      const { stale } = flight
+      const isUnknown = reason === 'hard-timeout' && !flight.answered
+      const stale = flight.stale ?? (isUnknown ? lastCopy(near, key, { outdated: false }) : undefined)
       const now = performance.now()
       if (!stale || now >= stale.until || now - stale.endedAt > graceMs) return false
       end()
@@ -90,6 +94,12 @@ export function waitFor(
       },
     )
   })
+}
+
+/** What this process has kept for when there is nothing else. */
+export function lastCopy(near: NearCache, key: string, which: { outdated: boolean }): Stale | undefined {
+  const last = near.last(key, which)
+  return last && { value: last.value, endedAt: last.expiresAt, until: last.graceUntil }
 }
 
 /** A mistake of the caller's is told, not covered up. */

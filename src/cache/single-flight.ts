@@ -11,7 +11,7 @@ import { acquire, holderOf, newToken, type Present, release, renew, store } from
 import { type LoadContext, OwnLoadContext } from './load-context.ts'
 import type { Mark, NearCache } from './near-cache.ts'
 import { type ResolvedCacheOptions, type ResolvedLoad, withJitter } from './options.ts'
-import { type Stale, waitFor } from './patience.ts'
+import { lastCopy, type Stale, waitFor } from './patience.ts'
 import { fillingOf, type Reader, type Seen } from './reader.ts'
 import { createSlots, type Slots } from './slots.ts'
 import type { CacheCounters } from './stats.ts'
@@ -58,6 +58,12 @@ export interface Flight {
   mark: Mark
   /** Whose lease it waits for. Going to ask Redis again before it answers: what is written until then will be seen. */
   waitingFor: string | undefined
+  answered: boolean
+  /**
+   * While its loader waits for its turn: has it begin at once. Whoever comes now gets nothing older than by a flight of
+   * his own.
+   */
+  jumpQueue: (() => void) | undefined
   /** What can be served meanwhile; whoever waits for that is told. */
   stale: Stale | undefined
   onStale: Set<() => void> | undefined
@@ -120,6 +126,8 @@ export class SingleFlight {
     const flying = this.#flights.get(key)
     if (flying && this.#mayJoin(flying)) {
       this.#checkNotInside(flying.token, key)
+      // Its turn may be the one that the load we are part of has taken.
+      if (this.#isInside()) flying.jumpQueue?.()
       return waitFor(flying, request.load, this.#context)
     }
     const flight = this.#begin(key)
@@ -165,6 +173,8 @@ export class SingleFlight {
       token: '',
       mark: this.#context.near.begin(key),
       waitingFor: undefined,
+      answered: false,
+      jumpQueue: undefined,
       stale: undefined,
       onStale: undefined,
       promise: Promise.resolve(),
@@ -177,8 +187,8 @@ export class SingleFlight {
   }
 
   /** As for a copy: nothing has been heard, and it is proven or not long ago that there was nothing to hear. */
-  #mayJoin({ waitingFor, mark }: Flight): boolean {
-    if (waitingFor !== undefined) return true
+  #mayJoin({ waitingFor, jumpQueue, mark }: Flight): boolean {
+    if (waitingFor !== undefined || jumpQueue) return true
     if (mark.soiled) return false
     const { fresh, options } = this.#context
     const now = performance.now()
@@ -193,6 +203,7 @@ export class SingleFlight {
         let step: Step = AWAY
         try {
           const seen = await reader.read(request.redisKey)
+          flight.answered = true
           step = this.#hit(flight, request, seen) ?? (await this.#lease(flight, request, seen))
         } catch (error) {
           if (!isUnavailable(error)) throw error
@@ -391,13 +402,18 @@ export class SingleFlight {
     const copy = options.outage === 'serve' ? near.unproven(key) : undefined
     if (copy) return copy.value
     counters.misses += 1
-    const last = near.last(key)
-    if (last) {
-      flight.stale = { value: last.value, endedAt: last.expiresAt, until: last.graceUntil }
-      for (const tell of flight.onStale ?? []) tell()
+    flight.stale = lastCopy(near, key, { outdated: true }) ?? flight.stale
+    if (flight.stale) for (const tell of flight.onStale ?? []) tell()
+    // A load that is part of another runs in the turn of that, or both would wait for ever.
+    const turn = this.#isInside() ? undefined : this.#slots.take()
+    if (turn) {
+      await Promise.race([turn, new Promise<void>((resolve) => (flight.jumpQueue = resolve))])
+      flight.jumpQueue = undefined
     }
-    const free = await this.#slots.take()
     try {
+      // Who was before us in the queue may have brought it.
+      const brought = near.get(key)
+      if (brought) return brought.value
       near.end(flight.mark)
       flight.mark = near.begin(key)
       const { payload, ttlMs, graceMs } = await this.#run(flight, request)
@@ -406,8 +422,12 @@ export class SingleFlight {
       if (found && forMs > 0) near.fillWithoutProof(flight.mark, found, forMs, graceMs, request.tags)
       return found?.value
     } finally {
-      free()
+      turn?.then((end) => end())
     }
+  }
+
+  #isInside(): boolean {
+    return (this.#inside.getStore()?.size ?? 0) > 0
   }
 
   #checkNotInside(token: string, key: string): void {

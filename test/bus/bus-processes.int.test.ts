@@ -25,7 +25,7 @@ function heardBy(process: NodeProcess): Heard[] {
 
 async function startProcess(url: string, namespace: string): Promise<NodeProcess> {
   const process = runNode(script, { ipc: true, env: { REDIS_URL: url, AS_ONE_NAMESPACE: namespace } })
-  await process.waitFor(() => process.messages.some((message) => 'ready' in (message as object)))
+  await process.waitFor(() => process.messages.some((message) => 'ready' in (message as object)), 30_000)
   return process
 }
 
@@ -82,7 +82,7 @@ test('plain processes without a primary are one bus, and one that is killed take
       .slice(-500)
       .map(({ heard }) => heard),
   ).toEqual(range(0, 500).map((at) => `last ${at}`))
-  await until(() => !pids().includes(other.pid), { what: 'its leaving to be known', deadline: 3_000 })
+  await until(() => !pids().includes(other.pid), { what: 'its leaving to be known', deadline: 4_500 })
   expect(`${other.stderr()}${last.stderr()}`).toBe('')
 })
 

@@ -1,6 +1,8 @@
 import { once } from 'node:events'
 import { connect, createServer, type Socket } from 'node:net'
 import { join } from 'node:path'
+import { setFlagsFromString } from 'node:v8'
+import { runInNewContext } from 'node:vm'
 import { onTestFinished } from 'vitest'
 import type { AnnouncedChannel, Announcement } from '../../src/bus/channel.ts'
 import { encodeMessages, FrameReader } from '../../src/bus/frame.ts'
@@ -30,6 +32,18 @@ export async function socketPair(): Promise<{ worker: Socket; primary: Socket }>
     primary.destroy()
   })
   return { worker, primary }
+}
+
+setFlagsFromString('--expose-gc')
+const gc = runInNewContext('gc') as () => void
+
+/** Of the memory of buffers, what is still in use. */
+export async function liveBytes(): Promise<number> {
+  for (let time = 0; time < 3; time++) {
+    gc()
+    await new Promise((resolve) => setTimeout(resolve, 20)) // buffers are freed by another thread
+  }
+  return process.memoryUsage().arrayBuffers
 }
 
 /** Every frame that arrives from now on. */

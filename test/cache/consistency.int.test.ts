@@ -41,6 +41,8 @@ async function run(
   rng: Rng,
   operations: number,
   workers: number,
+  /** Ends the faults. */
+  calm: () => Promise<unknown>,
 ): Promise<Findings> {
   const truths = new Map<string, Truth>(
     KEYS.map((key) => [key, { version: 0, confirmed: [], writing: false }]),
@@ -112,10 +114,10 @@ async function run(
     }
   }
 
-  await Promise.all(Array.from({ length: workers }, work))
+  await Promise.all(Array.from({ length: workers }, work)).finally(calm)
   // When all is quiet, every process has what Redis has.
   await untilOn(...caches)
-  await until(() => settled(caches), { what: 'all caches to agree', deadline: 10_000 })
+  await until(() => settled(caches), { what: 'all caches to agree', deadline: 20_000 })
   return findings
 }
 
@@ -139,7 +141,7 @@ function report(what: string, findings: Findings): void {
 describe('consistency', () => {
   const seeds = long([1], [1, 2, 3, 4, 5])
   const operations = long(20_000, 100_000)
-  const options = { maxStaleness: MAX_STALENESS_MS, ttl: '5s', lease: 400 } as const
+  const options = { maxStaleness: MAX_STALENESS_MS, ttl: '5s', lease: 400, timeout: 500 } as const
 
   test.each(seeds)('over a bad network, round %i', { timeout: long(120_000, 900_000) }, async (round) => {
     const rng = fileRng().fork(`network ${round}`)
@@ -169,10 +171,10 @@ describe('consistency', () => {
         await sleep(faults.int(20, 600))
       }
     })()
-    const findings = await run(caches, rng, operations, 24).finally(() => {
+    const findings = await run(caches, rng, operations, 24, () => {
       over = true
+      return weather
     })
-    await weather
     report('bad network', findings)
   })
 
@@ -196,10 +198,10 @@ describe('consistency', () => {
         }
       }
     })()
-    const findings = await run(caches, rng, operations, 24).finally(() => {
+    const findings = await run(caches, rng, operations, 24, () => {
       over = true
+      return restarts
     })
-    await restarts
     report('restarts', findings)
   })
 
@@ -226,10 +228,10 @@ describe('consistency', () => {
           await sleep(rng.int(50, 300))
         }
       })()
-      const findings = await run(caches, rng, operations, 24).finally(() => {
+      const findings = await run(caches, rng, operations, 24, () => {
         over = true
+        return moves
       })
-      await moves
       report('Cluster, slots moved to a new master', findings)
     },
   )

@@ -4,7 +4,7 @@ import type { Cache } from '../../src/cache/index.ts'
 import { long } from '../helpers/long.ts'
 import { startRedisCluster, startSentinel, testNamespace } from '../helpers/redis.ts'
 import { until } from '../helpers/until.ts'
-import { openCache, untilCopied, untilOn } from './open-cache.ts'
+import { openCache, untilCopied, untilOn, untilSet } from './open-cache.ts'
 
 const MAX_STALENESS_MS = 500
 const KEYS = Array.from({ length: 30 }, (_, at) => `key-${at}`)
@@ -22,8 +22,7 @@ async function worstStaleness(
   const confirmedAt = new Map<string, number>()
   const worstOf = new Map<string, number>()
   await untilOn(writer)
-  await untilOn(writer) // the first connection may take longer than a write waits
-  await Promise.all(KEYS.map((key) => writer.set(key, 'old')))
+  await Promise.all(KEYS.map((key) => untilSet(writer, key, 'old')))
   await untilOn(...readers)
   for (const reader of readers) for (const key of KEYS) await untilCopied(reader, key)
   let over = false
@@ -72,7 +71,7 @@ async function worstStaleness(
     }
     for (const reader of readers) {
       const agrees = async () => (await reader.get(key)) === value
-      await until(agrees, { what: `${key} to be read as the ${value} that is stored`, deadline: 5_000 })
+      await until(agrees, { what: `${key} to be read as the ${value} that is stored`, deadline: 15_000 })
     }
   }
   expect(lost).toBeLessThan(KEYS.length) // or there is nothing left to judge

@@ -7,24 +7,35 @@ import { long } from '../helpers/long.ts'
 import { sharedRedis, startRedis, testNamespace } from '../helpers/redis.ts'
 import { startProxy, type TcpProxy } from '../helpers/tcp-proxy.ts'
 import { until } from '../helpers/until.ts'
-import { openCache, untilCopied, untilOn } from './open-cache.ts'
+import { openCache, untilCopied, untilOn, untilSet } from './open-cache.ts'
 
 async function proxyTo(url: string): Promise<TcpProxy> {
   const { hostname, port } = new URL(url)
   return startProxy({ target: { host: hostname, port: Number(port) } })
 }
 
-/** How long after `change` the reader still got something else than it wrote, in ms; and that it goes on working. */
-async function staleness(reader: Cache, key: string, write: () => Promise<unknown>, value: unknown) {
+/**
+ * How long after `write` the reader still got what was there before, in ms; and that it goes on working. Looks for twice
+ * the bound.
+ */
+async function staleness(
+  reader: Cache,
+  key: string,
+  write: () => Promise<unknown>,
+  value: unknown,
+  boundMs: number,
+): Promise<number> {
   await untilCopied(reader, key)
   await write()
   const resolvedAt = performance.now()
   let worst = 0
   let fresh = 0
-  while (performance.now() - resolvedAt < 2_000) {
+  const giveUpAt = resolvedAt + 20_000
+  while (performance.now() < resolvedAt + 2 * boundMs || (fresh <= 100 && performance.now() < giveUpAt)) {
     const began = performance.now()
-    if ((await reader.get(key)) === value) fresh += 1
-    else worst = began - resolvedAt
+    const seen = await reader.get(key)
+    if (seen === value) fresh += 1
+    else if (seen !== undefined) worst = began - resolvedAt // a miss is no old value
     await sleep(1)
   }
   expect(fresh).toBeGreaterThan(100)
@@ -52,11 +63,12 @@ describe('staleness is bounded when the hub', () => {
     const reader = openCache(url, namespace, {}, proxy.url())
     await untilOn(writer, reader)
     const worsts: number[] = []
-    for (let round = 0; round < long(2, 20); round++) {
+    // A machine that stands still just then sees nothing old; then again.
+    for (let round = 0; round < long(2, 20) || (Math.max(...worsts) <= 300 && round < 20); round++) {
       await writer.set('k', 'old')
       await untilCopied(reader, 'k')
       proxy.freeze('down')
-      worsts.push(await staleness(reader, 'k', () => writer.set('k', 'new'), 'new').catch((error) => error))
+      worsts.push(await staleness(reader, 'k', () => writer.set('k', 'new'), 'new', 1_000))
       expect(reader.stats().l1.on).toBe(false)
       proxy.unfreeze('down')
       await untilOn(reader)
@@ -76,7 +88,7 @@ describe('staleness is bounded when the hub', () => {
     await writer.set('k', 'old')
     await untilCopied(reader, 'k')
     proxy.freeze('up')
-    expect(await staleness(reader, 'k', () => writer.set('k', 'new'), 'new')).toBeLessThanOrEqual(400)
+    expect(await staleness(reader, 'k', () => writer.set('k', 'new'), 'new', 400)).toBeLessThanOrEqual(400)
     proxy.unfreeze('up')
     await untilOn(reader)
   })
@@ -142,9 +154,9 @@ test('a write that was reported as failed does not overtake the next one', async
   const proxy = await proxyTo(url)
   const namespace = testNamespace()
   // Without copies the generation is asked for first: a `set` is two commands.
-  const slow = openCache(proxy.url(), namespace, { l1: false, timeout: 200 })
+  const slow = openCache(proxy.url(), namespace, { l1: false, timeout: 300 })
   const other = openCache(url, namespace)
-  await slow.set('k', 'first')
+  await untilSet(slow, 'k', 'first')
   for (let round = 0; round < long(3, 30); round++) {
     proxy.freeze()
     await expect(slow.set('k', 'rejected')).rejects.toMatchObject({ code: 'ERR_AS_ONE_REDIS_UNAVAILABLE' })
@@ -176,7 +188,7 @@ test('an answer that comes too late is let go, whatever there was still to ask a
     proxy.freeze('down')
     expect(await slow.get('k')).toBeUndefined()
     proxy.unfreeze('down')
-    await until(async () => (await slow.get('k')) === 1, { what: 'Redis to be asked again', deadline: 5_000 })
+    await until(async () => (await slow.get('k')) === 1, { what: 'Redis to be asked again' })
     expect(lost).toEqual([])
   } finally {
     process.off('unhandledRejection', lose)
@@ -211,6 +223,8 @@ describe('a server that refuses tracking', () => {
       expect(await Promise.all([one, two, one, two].map((cache) => cache.getOrSet('l', load)))).toEqual([
         1, 1, 1, 1,
       ])
+      const refused = () => [one, two].every(({ stats }) => stats().l1.reason?.includes('NOPERM'))
+      await until(refused, { what: 'both to have been refused' })
     })
     expect(one.stats().l1).toMatchObject({ on: false, entries: 0, reason: expect.stringMatching(/NOPERM/) })
     expect(heard.filter(({ event }) => event === 'l1-off')).toHaveLength(2) // each of the two

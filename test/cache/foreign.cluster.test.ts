@@ -54,14 +54,14 @@ test('every worker of two hubs sees what a foreign client does to a key', { time
       const sentAt = machineMs()
       await change(`${namespace}:c:main:${key}`)
       await all('gone', key)
-      lags.push(...saidBy('gone', key).map(({ at }) => at - sentAt))
+      lags.push(...saidBy('gone', key).map(({ at }) => Math.max(0, at - sentAt)))
       told.length = 0
     }
     expect(lags).toHaveLength(WORKERS * long(10, 150))
     lags.sort((a, b) => a - b)
     const at = (share: number): number => lags[Math.ceil(share * lags.length) - 1]!
     console.info(
-      `[cache] foreign ${what}, sent to seen by ${WORKERS} workers: p50 ${at(0.5).toFixed(1)}, p99 ${at(0.99).toFixed(1)}, worst ${at(1).toFixed(1)} ms`,
+      `[cache] foreign ${what}, sent to last seen by ${WORKERS} workers: p50 ${at(0.5).toFixed(1)}, p99 ${at(0.99).toFixed(1)}, worst ${at(1).toFixed(1)} ms`,
     )
     // The bound holds on a busy machine too; the rest is how busy it is.
     expect(at(0.99)).toBeLessThan(long(1_000, 50))

@@ -40,8 +40,17 @@ export function openContext(url: string, namespace: string, hubUrl: string = url
   })
 }
 
-export function openCache(url: string, namespace: string, options?: CacheOptions, hubUrl?: string): Cache {
-  return createCache(openContext(url, namespace, hubUrl), options)
+/**
+ * Redis may be as late as a busy machine makes it: a call that gives up after the default of half a second would be a
+ * miss, or a rejected write, where something else is tested. Tests of an absence state their own timeout.
+ */
+export function openCache(
+  url: string,
+  namespace: string,
+  options: CacheOptions = {},
+  hubUrl?: string,
+): Cache {
+  return createCache(openContext(url, namespace, hubUrl), { timeout: '5s', ...options })
 }
 
 /** Uses the cache until its copies count. */
@@ -55,6 +64,12 @@ export async function untilOn(...caches: readonly Cache[]): Promise<void> {
       { what: 'the near cache to be on', deadline: 15_000 },
     )
   }
+}
+
+/** Writes until it has been confirmed: a first connection may take longer than a write waits. */
+export async function untilSet(cache: Cache, key: string, value: unknown): Promise<void> {
+  const set = (): Promise<true> => cache.set(key, value).then(() => true)
+  await until(set, { what: `a write of ${key}`, every: 5 })
 }
 
 /** Reads until this process has a copy. */

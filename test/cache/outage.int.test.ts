@@ -3,8 +3,9 @@ import { describe, expect, test } from 'vitest'
 import type { CacheEvents } from '../../src/cache/index.ts'
 import { long } from '../helpers/long.ts'
 import { type PrivateRedis, startRedis, testNamespace } from '../helpers/redis.ts'
+import { runningClock } from '../helpers/running-clock.ts'
 import { until } from '../helpers/until.ts'
-import { openCache, untilCopied, untilOn } from './open-cache.ts'
+import { openCache, untilCopied, untilOn, untilSet } from './open-cache.ts'
 
 interface Timed {
   ms: number
@@ -12,27 +13,32 @@ interface Timed {
   code?: unknown
 }
 
-/** A call's outcome, and how long it took. */
+/** A busy machine's timers are late. */
+const LATE_MS = 300
+
+const clock = runningClock()
+
+/** A call's outcome, and how long it took; the time for which this process stood still does not count. */
 async function timed(call: () => Promise<unknown>): Promise<Timed> {
-  const began = performance.now()
+  const began = clock()
   try {
     const value = await call()
-    return { ms: performance.now() - began, value }
+    return { ms: clock() - began, value }
   } catch (error) {
-    return { ms: performance.now() - began, code: (error as { code?: unknown }).code }
+    return { ms: clock() - began, code: (error as { code?: unknown }).code }
   }
 }
 
 describe('Redis away', () => {
   test('nothing hangs, nothing dies, and all comes back by itself', async () => {
     const server = await startRedis()
-    const cache = openCache(server.url, testNamespace(), { maxStaleness: 1_000 })
+    const cache = openCache(server.url, testNamespace(), { maxStaleness: 1_000, timeout: 500 })
     await untilOn(cache)
     await cache.set('k', 'stored', { ttl: '1h' })
     await untilCopied(cache, 'k')
 
     await server.kill()
-    await until(() => !cache.stats().l1.on, { what: 'the copies to stand aside', every: 5, deadline: 2_000 })
+    await until(() => !cache.stats().l1.on, { what: 'the copies to stand aside', every: 5 })
     let loads = 0
     const load = () => ++loads
     const rejected = { code: 'ERR_AS_ONE_REDIS_UNAVAILABLE' }
@@ -43,7 +49,7 @@ describe('Redis away', () => {
       timed(() => cache.clear()),
     ])
     calls.push(await timed(() => cache.getOrSet('loaded', load)))
-    expect(Math.max(...calls.map(({ ms }) => ms))).toBeLessThan(600)
+    expect(Math.max(...calls.map(({ ms }) => ms))).toBeLessThan(500 + LATE_MS)
     expect(calls[0]).toMatchObject({ value: undefined })
     for (const call of calls.slice(1, 4)) expect(call).toMatchObject(rejected)
     expect(calls[4]).toMatchObject({ value: 1 })
@@ -65,28 +71,28 @@ describe('Redis away', () => {
 
   test('frozen: every call is answered within its timeout', async () => {
     const server = await startRedis()
-    const cache = openCache(server.url, testNamespace(), { timeout: 200 })
+    const cache = openCache(server.url, testNamespace(), { timeout: 200, maxStaleness: 300 })
     await untilOn(cache)
-    await cache.set('k', 1)
+    await untilSet(cache, 'k', 1)
     await server.pause()
-    await sleep(1_100)
+    await until(() => !cache.stats().l1.on, { what: 'the proof to run out', every: 5 })
     for (const call of [() => cache.get('k'), () => cache.getOrSet('k', () => 2)]) {
       const { ms, code } = await timed(call)
       expect(code).toBeUndefined()
-      expect(ms).toBeLessThan(300)
+      expect(ms).toBeLessThan(200 + LATE_MS)
     }
     const refused = await timed(() => cache.set('k', 3))
     expect(refused.code).toBe('ERR_AS_ONE_REDIS_UNAVAILABLE')
-    expect(refused.ms).toBeLessThan(300)
+    expect(refused.ms).toBeLessThan(200 + LATE_MS)
     await server.resume()
     await untilOn(cache)
-    await cache.set('k', 4)
-    expect(await cache.get('k')).toBe(4)
+    await untilSet(cache, 'k', 4)
+    await until(async () => (await cache.get('k')) === 4, { what: 'it to be read' })
   })
 
   test('loaders are bounded in number', async () => {
     const server = await startRedis()
-    const cache = openCache(server.url, testNamespace(), { outageConcurrency: 5 })
+    const cache = openCache(server.url, testNamespace(), { outageConcurrency: 5, timeout: 200 })
     await cache.get('k')
     await server.kill()
     let running = 0
@@ -102,11 +108,71 @@ describe('Redis away', () => {
     expect(most).toBe(5)
   })
 
+  test('a load that waits for its turn is shared by all who ask meanwhile, however long that takes', async () => {
+    const server = await startRedis()
+    const options = { outageConcurrency: 1, maxStaleness: 200, timeout: 200 }
+    const cache = openCache(server.url, testNamespace(), options)
+    await cache.get('k')
+    await server.kill()
+    let open = (_value: string): void => {}
+    const before = cache.getOrSet('slow', () => new Promise((resolve) => (open = resolve)))
+    let loads = 0
+    const calls: Promise<unknown>[] = []
+    for (const began = performance.now(); performance.now() - began < 700; await sleep(50))
+      calls.push(cache.getOrSet('k', () => ++loads))
+    expect(loads).toBe(0)
+    open('at last')
+    expect(await before).toBe('at last')
+    expect(new Set(await Promise.all(calls))).toEqual(new Set([1]))
+    expect(loads).toBe(1)
+  })
+
+  test('a loader that asks for another key does not wait for the turn that it takes up itself', async () => {
+    const server = await startRedis()
+    const cache = openCache(server.url, testNamespace(), { outageConcurrency: 1, timeout: 200 })
+    await cache.get('k')
+    await server.kill()
+    expect(await cache.getOrSet('outer', () => cache.getOrSet('inner', () => 1))).toBe(1)
+
+    let open = (): void => {}
+    const outer = cache.getOrSet('outer of a shared one', async () => {
+      await new Promise<void>((resolve) => (open = resolve))
+      return cache.getOrSet('shared', () => 2)
+    })
+    const shared = cache.getOrSet('shared', () => 2) // waits for the end of that
+    await sleep(250)
+    open()
+    expect(await Promise.all([outer, shared])).toEqual([2, 2])
+    expect(await cache.getOrSet('after that', () => 3)).toBe(3)
+  })
+
+  test('hardTimeout before Redis has answered: the value in its grace that this process has', async () => {
+    const server = await startRedis()
+    const options = { timeout: '5s', ttl: 300, grace: '1h', hardTimeout: 100 } as const
+    const cache = openCache(server.url, testNamespace(), options)
+    await untilOn(cache)
+    for (const key of ['kept', 'deleted']) {
+      const copied = async () => {
+        await cache.set(key, 'old')
+        return (await cache.get(key)) !== undefined && cache.peek(key) !== undefined
+      }
+      await until(copied, { what: `a copy of ${key}`, every: 5 })
+    }
+    await cache.delete('deleted')
+    await until(() => cache.peek('kept') === undefined, { what: 'the end of its TTL', every: 5 })
+    await server.pause()
+    const never = () => new Promise(() => {})
+    const timedOut = { code: 'ERR_AS_ONE_TIMEOUT' }
+    await expect(cache.getOrSet('deleted', never)).rejects.toMatchObject(timedOut)
+    expect(await cache.getOrSet('kept', never)).toBe('old')
+    await server.resume()
+  })
+
   test('an outage is not one of the database: each key is loaded once a second', {
     timeout: 60_000,
   }, async () => {
     const server = await startRedis()
-    const cache = openCache(server.url, testNamespace())
+    const cache = openCache(server.url, testNamespace(), { timeout: 500 })
     await untilOn(cache)
     await server.kill()
     const loads: number[] = []
@@ -141,13 +207,13 @@ describe('Redis away', () => {
   test('from the start: a cache works without, and comes up with it', async () => {
     const server = await startRedis()
     await server.kill()
-    const cache = openCache(server.url, testNamespace())
+    const cache = openCache(server.url, testNamespace(), { timeout: 200 })
     expect(await cache.getOrSet('k', () => 1)).toBe(1)
     expect(cache.stats().l1.on).toBe(false)
     await server.restart()
     await untilOn(cache)
-    await cache.set('k', 2)
-    expect(await cache.get('k')).toBe(2)
+    await untilSet(cache, 'k', 2)
+    await until(async () => (await cache.get('k')) === 2, { what: 'it to be read' })
   })
 })
 
@@ -160,8 +226,6 @@ const absences: [string, (server: PrivateRedis) => Promise<void>, (server: Priva
 
 describe.each(absences)('Redis %s', (_how, away, back) => {
   const TIMEOUT_MS = 300
-  /** A busy machine's timers are late. */
-  const LATE_MS = 300
 
   test('a value in its grace is served with an event, and no call takes longer than its timeout', async () => {
     const server = await startRedis()
@@ -171,8 +235,12 @@ describe.each(absences)('Redis %s', (_how, away, back) => {
     const stale: CacheEvents['stale'][] = []
     cache.on('stale', (detail) => stale.push(detail))
     for (const key of ['fails', 'late', 'never']) {
-      await cache.set(key, 'old')
-      await untilCopied(cache, key)
+      const copied = async (): Promise<boolean> => {
+        await cache.set(key, 'old') // each time: its TTL is soon over on a machine that stands still
+        await cache.get(key)
+        return cache.peek(key) !== undefined
+      }
+      await until(copied, { what: `a copy of ${key}`, every: 5 })
     }
     await away(server)
     await sleep(450) // the values are past their TTL, and the proof is too
@@ -210,8 +278,9 @@ describe.each(absences)('Redis %s', (_how, away, back) => {
     const cache = openCache(server.url, namespace, options)
     const other = openCache(server.url, namespace)
     await untilOn(cache, other)
-    await cache.set('short', 'copy', { ttl: '1500ms' })
     const setAt = performance.now()
+    await cache.set('short', 'copy', { ttl: '1500ms' })
+    const isSetAt = performance.now()
     await cache.set('long', 'copy', { ttl: '1h' })
     await cache.set('changed', 'copy', { ttl: '1h' })
     for (const key of ['short', 'long', 'changed']) await untilCopied(cache, key)
@@ -226,10 +295,11 @@ describe.each(absences)('Redis %s', (_how, away, back) => {
     expect(await cache.get('long')).toBe('copy')
     expect(loads).toBe(0)
     expect(await cache.getOrSet('changed', load)).toBe('loaded 1')
-    expect(performance.now() - setAt).toBeLessThan(1_500) // or the next line says nothing
-    expect(await cache.getOrSet('short', load)).toBe('copy')
-    await sleep(Math.max(0, setAt + 1_550 - performance.now()))
-    expect(await cache.getOrSet('short', load)).toBe('loaded 2')
+    const short = await cache.getOrSet('short', load)
+    // A machine that has stood still for most of a second has let it end.
+    if (performance.now() - setAt < 1_490) expect(short).toBe('copy')
+    await sleep(Math.max(0, isSetAt + 1_550 - performance.now()))
+    expect(await cache.getOrSet('short', load)).toMatch(/^loaded/)
     expect(await cache.getOrSet('long', load)).toBe('copy')
     await back(server)
     await cache.close()
@@ -238,7 +308,7 @@ describe.each(absences)('Redis %s', (_how, away, back) => {
   test('all works again within a second of its return', async () => {
     const server = await startRedis()
     const late: Record<string, number[]> = { writes: [], copies: [] }
-    const cache = openCache(server.url, testNamespace())
+    const cache = openCache(server.url, testNamespace(), { timeout: 500 })
     for (let round = 0; round < long(1, 4); round++) {
       await untilOn(cache)
       await away(server)
@@ -248,7 +318,7 @@ describe.each(absences)('Redis %s', (_how, away, back) => {
       const backAt = performance.now()
       const works = async () => {
         const { code } = await timed(() => cache.set('k', round))
-        if (code === undefined) late.writes!.push(performance.now() - backAt)
+        if (code === undefined) late.writes!.push(clock() - backAt)
         return code === undefined
       }
       await until(works, { what: 'writes to work again', every: 5 })
@@ -260,7 +330,7 @@ describe.each(absences)('Redis %s', (_how, away, back) => {
         { what: 'copies to count again', every: 5 },
       )
       late.copies!.push(performance.now() - backAt)
-      expect(await cache.get('k')).toBe(round)
+      await until(async () => (await cache.get('k')) === round, { what: 'it to be read' })
     }
     const told = Object.entries(late).map(([what, times]) => `${what} after ${times.map(Math.round)} ms`)
     console.info(`[cache] Redis ${_how} and back: ${told.join(', ')}`)

@@ -3,7 +3,7 @@ import { long } from '../helpers/long.ts'
 import { fileRng } from '../helpers/random.ts'
 import { sharedRedis, sharedRedisClient, testNamespace } from '../helpers/redis.ts'
 import { until } from '../helpers/until.ts'
-import { openCache, untilCopied, untilOn } from './open-cache.ts'
+import { openCache, untilOn } from './open-cache.ts'
 
 /** Redis counts in whole ms, and by the time at which its turn began. */
 const TOLERANCE_MS = 10
@@ -23,13 +23,18 @@ test('a copy is never served after the TTL that was read with it', async () => {
   async function watch(key: string, shortened: boolean): Promise<void> {
     const redisKey = `${namespace}:c:main:${key}`
     const ttl = rng.int(300, 900)
+    const copiedOrOver = async (): Promise<boolean> => {
+      await reader.get(key)
+      return reader.peek(key) !== undefined || (await client.exists(redisKey)) === 0
+    }
+    const untilCopiedOrOver = () => until(copiedOrOver, { what: `a copy of ${key}, or its end`, every: 5 })
     await writer.set(key, key, { ttl: shortened ? '1h' : ttl })
-    await untilCopied(reader, key)
+    await untilCopiedOrOver()
     if (shortened) {
       // By anybody: the copy that follows has the shorter one.
       await client.pexpire(redisKey, ttl)
       await until(() => reader.peek(key) === undefined, { what: 'the copy to go', every: 1 })
-      await untilCopied(reader, key)
+      await untilCopiedOrOver()
     }
     const endsAt = await client.pexpiretime(redisKey)
     if (endsAt < 0) return // so busy a machine that it is over already

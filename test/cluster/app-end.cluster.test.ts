@@ -45,7 +45,7 @@ test('signals are held back whatever an app does with its listeners, and other e
 test('the health port: ready while it serves, not from the first moment of a stop on, though drain.delay accepts', async () => {
   const token = 'sixteen-characters-or-more'
   const cluster = await startCluster({
-    options: { port: 0, health: { port: 0, token }, drain: { delay: '1s', linger: '200ms' } },
+    options: { port: 0, health: { port: 0, token }, drain: { delay: '3s', linger: '200ms' } },
   })
   const status = await cluster.tell<{ healthPort: number; address: { port: number } }>('status')
   const health = `http://127.0.0.1:${status.healthPort}`

@@ -56,9 +56,12 @@ beforeAll(async () => {
   const start = { redisUrl: redis.url, namespace: testNamespace(), env: { LOG: '1' } }
   clusters = [await startCluster(start), await startCluster(start)]
   workers = (await Promise.all(clusters.map((cluster) => cluster.pids()))).flat() as number[]
-  await until(async () => (await clusters[0].ask<Member[]>('/members')).length === 4, {
-    what: 'all to have met',
-  })
+  for (const pid of workers) {
+    const cluster = await clusterOf(pid)
+    await until(async () => (await askOf<Member[]>(cluster, pid, '/members')).length === 4, {
+      what: `worker ${pid} to have met all`,
+    })
+  }
 })
 
 test('two Redis connections per machine, none per worker', async () => {
@@ -84,7 +87,7 @@ test('members() names the workers of both machines, in a primary that has used t
     const ofPrimary = await until(
       async () => {
         const list = await cluster.tell<Member[]>('members')
-        return list.length > 0 && list
+        return list.length === workers.length && list
       },
       { what: 'the primary to know' },
     )

@@ -1,10 +1,11 @@
 import { execFileSync } from 'node:child_process'
 import { once } from 'node:events'
+import { rmSync, writeFileSync } from 'node:fs'
 import { createServer } from 'node:http'
 import { join } from 'node:path'
 import { expect, test } from 'vitest'
 import { tempDir } from '../helpers/cleanup.ts'
-import { isAlive, pidsOf, until } from '../helpers/fork.ts'
+import { freePort, isAlive, pidsOf, until } from '../helpers/fork.ts'
 import { get } from '../helpers/http.ts'
 import { sendSignal, stateOf } from '../helpers/processes.ts'
 import { startCluster, whenInFlight, workersOf, writeApp } from './start-cluster.ts'
@@ -40,7 +41,7 @@ test.runIf(process.getuid?.() === 0)(
 test('a new version that listens on another port as well is taken; where it wants a taken one, the old ones stay', async () => {
   const app = join(tempDir(), 'app.mjs')
   const taken = createServer((_req, res) => void res.end('somebody else'))
-  taken.listen(0, '127.0.0.1')
+  taken.listen(await freePort(), '127.0.0.1') // none that an outgoing connection may have once it is given up
   await once(taken, 'listening')
   try {
     const { port } = taken.address() as { port: number }
@@ -68,18 +69,31 @@ test('a new version that listens on another port as well is taken; where it want
 })
 
 test('a port that somebody else takes while no worker is up: said with each attempt, and served again once it is free', async () => {
+  const dir = tempDir()
+  const [app, held] = [join(dir, 'app.mjs'), join(dir, 'held')]
+  writeApp(
+    app,
+    '1',
+    `import { existsSync } from 'node:fs'
+    while (existsSync(${JSON.stringify(held)})) await new Promise((resolve) => setTimeout(resolve, 20))`,
+  )
   const cluster = await startCluster({
-    options: { ...quick, workers: 1, backoff: { min: 800, max: 800 } },
+    app,
+    options: { ...quick, workers: 1, backoff: { min: 200, max: 200 } },
   })
   const [worker = 0] = await cluster.pids()
+  writeFileSync(held, '') // the next one does not listen before the thief does
   sendSignal(worker ?? 0, 'SIGKILL') // with the last worker the primary's socket closes
   await until(() => cluster.events('worker-exited').length === 1, { what: 'the primary to know' })
   const thief = createServer((_req, res) => void res.end('thief'))
   thief.listen(cluster.port)
   await once(thief, 'listening')
+  rmSync(held)
   await cluster.primary.waitFor(() => cluster.events('worker-exited').length >= 2, 20_000)
   expect(isAlive(cluster.primary.pid)).toBe(true)
-  expect((await cluster.status()).workers).toMatchObject([{ state: 'waiting' }])
+  await until(async () => (await cluster.status()).workers.map(({ state }) => state).join() === 'waiting', {
+    what: 'it to wait between two attempts',
+  })
   thief.closeAllConnections()
   await new Promise((resolve) => thief.close(resolve))
   await until(() => cluster.who(), { what: 'the cluster to serve again', deadline: 20_000 })

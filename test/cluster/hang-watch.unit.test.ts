@@ -39,9 +39,15 @@ test('who debugs may take its time', async () => {
 })
 
 test('a sign that has come while this process was late counts, though its timer comes first', async () => {
+  const posted = new Int32Array(new SharedArrayBuffer(4))
   const thread = new Worker(
-    "const { parentPort } = require('node:worker_threads'); parentPort.on('message', () => setTimeout(() => parentPort.postMessage('sign'), 50))",
-    { eval: true },
+    `const { parentPort, workerData } = require('node:worker_threads')
+    const sign = () => {
+      parentPort.postMessage('sign')
+      Atomics.store(workerData, 0, 1)
+    }
+    parentPort.on('message', () => setTimeout(sign, 50))`,
+    { eval: true, workerData: posted },
   )
   track({ [Symbol.asyncDispose]: async () => void (await thread.terminate()) })
   await new Promise((resolve) => thread.once('online', resolve))
@@ -54,7 +60,8 @@ test('a sign that has come while this process was late counts, though its timer 
   watch.heard(false)
   thread.postMessage('begin')
   await new Promise((resolve) => setImmediate(resolve)) // after this phase the loop looks at timers, not at what has come
-  for (const end = performance.now() + 300; performance.now() < end; );
+  // Late, and until the sign has come: the thread may have had no CPU either.
+  for (const end = performance.now() + 300; performance.now() < end || Atomics.load(posted, 0) === 0; );
   await until(() => signs === 1, { what: 'the sign', every: 5 })
   expect(told).toEqual([])
 })

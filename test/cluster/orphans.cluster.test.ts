@@ -1,10 +1,19 @@
+import { join } from 'node:path'
 import { describe, expect, test } from 'vitest'
+import { tempDir } from '../helpers/cleanup.ts'
 import { commandOf, isAlive, pidsOf, runNode, until } from '../helpers/fork.ts'
 import { steadyLoad } from '../helpers/http.ts'
 import { isLong } from '../helpers/long.ts'
 import { isFree } from '../helpers/ports.ts'
 import { sendSignal } from '../helpers/processes.ts'
-import { fixture, startCluster, type TestCluster, whenInFlight, workersOf } from './start-cluster.ts'
+import {
+  fixture,
+  startCluster,
+  type TestCluster,
+  whenInFlight,
+  workersOf,
+  writeApp,
+} from './start-cluster.ts'
 
 /** What an orphaned worker allows itself, and a little. */
 const GONE_WITHIN = 25_000
@@ -74,7 +83,10 @@ test('a primary whose reader has gone goes on', async () => {
 })
 
 test('workers that have not come up go at once', async () => {
-  const cluster = await startCluster({ script: fixture('pipe-launcher.mjs') })
+  const app = join(tempDir(), 'app.mjs')
+  writeApp(app, '1')
+  const cluster = await startCluster({ script: fixture('pipe-launcher.mjs'), app })
+  writeApp(app, '2', 'await new Promise(() => {})') // however late we look, the reload has not ended
   const { primary } = cluster.primary.messages.find((message) =>
     Object.hasOwn(message as object, 'primary'),
   ) as {

@@ -1,10 +1,10 @@
 import { join } from 'node:path'
-import { describe, expect, test } from 'vitest'
+import { beforeAll, describe, expect, test } from 'vitest'
 import { tempDir } from '../helpers/cleanup.ts'
 import { isAlive, until } from '../helpers/fork.ts'
 import { steadyLoad } from '../helpers/http.ts'
 import { isLong, long } from '../helpers/long.ts'
-import { fixture, startCluster, type TestCluster, workersOf, writeApp } from './start-cluster.ts'
+import { startCluster, type TestCluster, workersOf, writeApp } from './start-cluster.ts'
 
 const quick = { drain: { linger: '200ms' } }
 
@@ -12,9 +12,9 @@ const quick = { drain: { linger: '200ms' } }
 function mixedLoad(cluster: TestCluster): { stop(): Promise<{ ok: number; failures: unknown[] }> } {
   const url = `${cluster.url}/slow?ms=20`
   const loads = [
-    steadyLoad({ url, clients: 4, keepAlive: true, timeout: 5_000 }),
-    steadyLoad({ url, clients: 4, timeout: 5_000 }),
-    steadyLoad({ url: `${cluster.url}/slow?ms=300`, clients: 2, keepAlive: true, timeout: 5_000 }),
+    steadyLoad({ url, clients: 4, keepAlive: true }),
+    steadyLoad({ url, clients: 4 }),
+    steadyLoad({ url: `${cluster.url}/slow?ms=300`, clients: 2, keepAlive: true }),
   ]
   return {
     async stop() {
@@ -97,70 +97,6 @@ test('of a version that does not come up one worker is started; the old ones sta
   expect((await cluster.who()).version).toBe('better')
 })
 
-test('reloads asked for during a reload are one more, after it', async () => {
-  const app = join(tempDir(), 'app.mjs')
-  writeApp(app, '1')
-  const cluster = await startCluster({ app, options: quick })
-  writeApp(app, '2')
-  const first = cluster.tell('reload')
-  const others = [cluster.tell('reload'), cluster.tell('reload')]
-  await first
-  await Promise.all(others)
-  expect(await cluster.status()).toMatchObject({
-    generation: 3,
-    draining: 0,
-    workers: [{ generation: 3 }, { generation: 3 }],
-  })
-  expect((await cluster.who()).version).toBe('2')
-})
-
-test('a reload that fails does not take the one that waits for it along', async () => {
-  const app = join(tempDir(), 'app.mjs')
-  writeApp(app, '1')
-  const cluster = await startCluster({ app, options: quick })
-  // Broken for whoever loads it first, as a deploy that is finished meanwhile.
-  writeApp(
-    app,
-    '2',
-    `import { existsSync, writeFileSync } from 'node:fs'
-    const loaded = import.meta.filename + '.loaded'
-    if (!existsSync(loaded)) {
-      writeFileSync(loaded, '')
-      throw new Error('half written')
-    }`,
-  )
-  const failing = cluster.tell('reload').catch((reason: unknown) => reason)
-  await cluster.tell('reload')
-  expect(await failing).toMatchObject({ code: 'ERR_AS_ONE_RELOAD' })
-  expect(await cluster.status()).toMatchObject({
-    generation: 3,
-    workers: [{ generation: 3 }, { generation: 3 }],
-  })
-  expect((await cluster.who()).version).toBe('2')
-})
-
-test('scaling during a reload: all slots end up with the new version', async () => {
-  const cluster = await startCluster({ options: quick })
-  const before = await cluster.pids()
-  const up = cluster.tell('reload')
-  await cluster.tell('scale', 4)
-  await up
-  await until(
-    async () => (await cluster.status()).workers.filter(({ state }) => state === 'ready').length === 4,
-    {
-      what: 'four workers',
-    },
-  )
-  expect((await cluster.status()).workers.map(({ generation }) => generation)).toEqual([2, 2, 2, 2])
-
-  const down = cluster.tell('reload')
-  await cluster.tell('scale', 1)
-  await down
-  const { generation, workers, draining } = await cluster.status()
-  expect([generation, workers.length, workers[0]?.generation, draining]).toEqual([3, 1, 3, 0])
-  expect(before).not.toContain(workers[0]?.pid)
-})
-
 test('a worker that crashes during a reload does not hold it up', async () => {
   const cluster = await startCluster({ options: { ...quick, workers: 3, backoff: { stopExitCodes: [78] } } })
   const reloading = cluster.tell('reload')
@@ -169,37 +105,6 @@ test('a worker that crashes during a reload does not hold it up', async () => {
   expect((await cluster.status()).workers.map(({ generation, state }) => [generation, state])).toEqual(
     Array(3).fill([2, 'ready']),
   )
-})
-
-test('SIGHUP reloads; one that fails is a line on stderr, and the primary goes on', async () => {
-  const app = join(tempDir(), 'app.mjs')
-  writeApp(app, '1')
-  const cluster = await startCluster({ app, options: quick })
-  writeApp(app, '2')
-  cluster.primary.kill('SIGHUP')
-  await until(async () => (await cluster.who()).version === '2', { what: 'version 2' })
-  await until(
-    async () => {
-      const { draining, workers } = await cluster.status()
-      return draining === 0 && workers.every(({ generation }) => generation === 2)
-    },
-    { what: 'the end of the first reload' },
-  )
-  writeApp(app, '3', "throw new Error('broken')")
-  cluster.primary.kill('SIGHUP')
-  await cluster.primary.waitFor(/^as-one: reload failed, the old workers stay: .*Error: broken/m)
-  expect((await cluster.who()).version).toBe('2')
-  expect(isAlive(cluster.primary.pid)).toBe(true)
-})
-
-test('a stop during a reload ends both', async () => {
-  const cluster = await startCluster({ app: fixture('app.mjs'), options: quick })
-  const reloading = cluster.tell('reload')
-  const failed = expect(reloading).rejects.toMatchObject({ code: 'ERR_AS_ONE_CLOSED' })
-  await cluster.tell('stop')
-  await failed
-  expect(await cluster.primary.exit).toEqual({ code: 0, signal: null })
-  expect(cluster.primary.tree()).toEqual([])
 })
 
 test('a version that fails in the last slot only leaves the old one everywhere', async () => {
@@ -219,28 +124,139 @@ test('a version that fails in the last slot only leaves the old one everywhere',
   expect((await load.stop()).failures).toEqual([]) // those that the new ones had begun included
 })
 
-test('restart: never two versions at once', async () => {
-  const app = join(tempDir(), 'app.mjs')
-  writeApp(app, '1')
-  const cluster = await startCluster({ app, options: quick })
-  const before = await cluster.pids()
-  writeApp(app, '2')
-  const restarting = cluster.tell('restart')
-  await until(() => cluster.events('worker-ready').length > 0, { what: 'the first new one' })
-  expect(before.some((pid) => pid !== undefined && isAlive(pid))).toBe(false)
-  await restarting
-  expect((await cluster.who()).version).toBe('2')
-  expect((await cluster.status()).workers.map(({ generation }) => generation)).toEqual([2, 2])
-
-  writeApp(app, '3', "throw new Error('broken')")
-  await expect(cluster.tell('restart')).rejects.toMatchObject({
-    code: 'ERR_AS_ONE_RELOAD',
-    message: expect.stringMatching(/^restart failed: worker \d .*Error: broken/s),
+describe('one cluster, whose app becomes another version again and again', () => {
+  let app: string
+  let cluster: TestCluster
+  beforeAll(async () => {
+    app = join(tempDir(), 'app.mjs')
+    writeApp(app, '1')
+    cluster = await startCluster({ app, options: quick })
   })
-  writeApp(app, '4')
-  await until(async () => (await cluster.who()).version === '4', {
-    what: 'the repaired version',
-    deadline: 30_000,
+
+  test('reloads asked for during a reload are one more, after it', async () => {
+    const { generation: before } = await cluster.status()
+    writeApp(app, '2')
+    const first = cluster.tell('reload')
+    const others = [cluster.tell('reload'), cluster.tell('reload')]
+    await first
+    await Promise.all(others)
+    expect(await cluster.status()).toMatchObject({
+      generation: before + 2,
+      draining: 0,
+      workers: [{ generation: before + 2 }, { generation: before + 2 }],
+    })
+    expect((await cluster.who()).version).toBe('2')
+  })
+
+  test('a reload that fails does not take the one that waits for it along', async () => {
+    const { generation: before } = await cluster.status()
+    // Broken for whoever loads it first, as a deploy that is finished meanwhile.
+    writeApp(
+      app,
+      '3',
+      `import { existsSync, writeFileSync } from 'node:fs'
+      const loaded = import.meta.filename + '.loaded'
+      if (!existsSync(loaded)) {
+        writeFileSync(loaded, '')
+        throw new Error('half written')
+      }`,
+    )
+    const failing = cluster.tell('reload').catch((reason: unknown) => reason)
+    await cluster.tell('reload')
+    expect(await failing).toMatchObject({ code: 'ERR_AS_ONE_RELOAD' })
+    expect(await cluster.status()).toMatchObject({
+      generation: before + 2,
+      workers: [{ generation: before + 2 }, { generation: before + 2 }],
+    })
+    expect((await cluster.who()).version).toBe('3')
+  })
+
+  test('SIGHUP reloads; one that fails is a line on stderr, and the primary goes on', async () => {
+    const { generation: before } = await cluster.status()
+    writeApp(app, '4')
+    cluster.primary.kill('SIGHUP')
+    await until(async () => (await cluster.who()).version === '4', { what: 'version 4' })
+    await until(
+      async () => {
+        const { draining, workers } = await cluster.status()
+        return draining === 0 && workers.every(({ generation }) => generation === before + 1)
+      },
+      { what: 'the end of the first reload' },
+    )
+    writeApp(app, '5', "throw new Error('broken')")
+    cluster.primary.kill('SIGHUP')
+    await cluster.primary.waitFor(/^as-one: reload failed, the old workers stay: .*Error: broken/m)
+    expect((await cluster.who()).version).toBe('4')
+    expect(isAlive(cluster.primary.pid)).toBe(true)
+  })
+
+  test('scaling during a reload: all slots end up with the new version', async () => {
+    writeApp(app, 'good')
+    const before = await cluster.pids()
+    const { generation: first } = await cluster.status()
+    const up = cluster.tell('reload')
+    await cluster.tell('scale', 4)
+    await up
+    await until(
+      async () => (await cluster.status()).workers.filter(({ state }) => state === 'ready').length === 4,
+      {
+        what: 'four workers',
+      },
+    )
+    expect((await cluster.status()).workers.map(({ generation }) => generation)).toEqual(
+      Array(4).fill(first + 1),
+    )
+
+    const down = cluster.tell('reload')
+    await cluster.tell('scale', 1)
+    await down
+    const { generation, workers, draining } = await cluster.status()
+    expect([generation, workers.length, workers[0]?.generation, draining]).toEqual([
+      first + 2,
+      1,
+      first + 2,
+      0,
+    ])
+    expect(before).not.toContain(workers[0]?.pid)
+    await cluster.tell('scale', 2)
+    await until(async () => (await cluster.status()).workers.every(({ state }) => state === 'ready'), {
+      what: 'both workers again',
+    })
+  })
+
+  test('restart: never two versions at once', async () => {
+    const before = await cluster.pids()
+    const { generation } = await cluster.status()
+    const ready = cluster.events('worker-ready').length
+    writeApp(app, '6')
+    const restarting = cluster.tell('restart')
+    await until(() => cluster.events('worker-ready').length > ready, { what: 'the first new one' })
+    expect(before.some((pid) => pid !== undefined && isAlive(pid))).toBe(false)
+    await restarting
+    expect((await cluster.who()).version).toBe('6')
+    expect((await cluster.status()).workers.map((worker) => worker.generation)).toEqual(
+      Array(2).fill(generation + 1),
+    )
+
+    writeApp(app, '7', "throw new Error('broken')")
+    await expect(cluster.tell('restart')).rejects.toMatchObject({
+      code: 'ERR_AS_ONE_RELOAD',
+      message: expect.stringMatching(/^restart failed: worker \d .*Error: broken/s),
+    })
+    writeApp(app, '8')
+    await until(async () => (await cluster.who()).version === '8', {
+      what: 'the repaired version',
+      deadline: 30_000,
+    })
+  })
+
+  test('a stop during a reload ends both', async () => {
+    const reloading = cluster.tell('reload')
+    const failed = expect(reloading).rejects.toMatchObject({ code: 'ERR_AS_ONE_CLOSED' })
+    await cluster.tell('stop')
+    await failed
+    expect(await cluster.primary.exit).toEqual({ code: 0, signal: null })
+    expect(cluster.primary.tree()).toEqual([])
   })
 })
 

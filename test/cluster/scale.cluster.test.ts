@@ -1,5 +1,6 @@
 import { expect, test } from 'vitest'
 import { isAlive, until } from '../helpers/fork.ts'
+import { sendSignal } from '../helpers/processes.ts'
 import { startCluster, type TestCluster, whenInFlight } from './start-cluster.ts'
 
 async function whenServing(cluster: TestCluster, count: number): Promise<void> {
@@ -8,7 +9,7 @@ async function whenServing(cluster: TestCluster, count: number): Promise<void> {
       const { workers, draining } = await cluster.status()
       return workers.length === count && draining === 0 && workers.every(({ state }) => state === 'ready')
     },
-    { what: `${count} workers` },
+    { what: `${count} workers`, deadline: 30_000 },
   )
 }
 
@@ -41,12 +42,13 @@ test('up and down, by number and by step, with dense indexes', async () => {
 
 test('the highest index goes, when it has answered', async () => {
   const cluster = await startCluster({ options: { drain: { linger: '200ms' } }, env: { LOG: '1' } })
-  const [, second = 0] = await cluster.pids()
-  const slow = [cluster.ask<{ pid: number }>('/slow?ms=1500'), cluster.ask<{ pid: number }>('/slow?ms=1500')]
-  await whenInFlight(cluster, '/slow?ms=1500', 2) // round robin: one in each worker
+  const [first = 0, second = 0] = await cluster.pids()
+  const waiting = [cluster.get('/early-headers'), cluster.get('/early-headers')]
+  await whenInFlight(cluster, '/early-headers', 2) // round robin: one in each worker
   await cluster.tell('scale', 1)
   expect((await cluster.status()).draining).toBe(1)
-  const pids = (await Promise.all(slow)).map(({ pid }) => pid)
+  for (const pid of [first, second]) sendSignal(pid, 'SIGUSR2') // what the requests wait for
+  const pids = (await Promise.all(waiting)).map((reply) => reply.json<{ pid: number }>().pid)
   expect(pids).toContain(second)
   await until(() => !isAlive(second), { what: 'the second worker to go' })
   await cluster.who()

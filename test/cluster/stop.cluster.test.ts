@@ -43,7 +43,7 @@ describe('requests in flight finish', () => {
       'Ctrl-C that npm passes on once more',
       (primary) => {
         primary.killGroup('SIGINT')
-        setTimeout(() => primary.kill('SIGINT'), 50)
+        setTimeout(() => primary.kill('SIGINT'), 20) // soon: 300 ms later, on a machine that pauses, it would be a second one
       },
     ],
   ])('%s', async (_name, stop) => {
@@ -73,11 +73,12 @@ test.each([
   const cluster = await startCluster({ env: { LOG: '1' } })
   const replies = await slowRequests(cluster, 30_000)
   cluster.primary.kill(signal)
+  await until(() => isFree(cluster.port), { what: 'the first one to have been heard' })
   await sleep(400) // further apart than one Ctrl-C that arrives twice
   const startedAt = performance.now()
   cluster.primary.kill(signal)
   expect(await cluster.primary.exit).toEqual({ code, signal: null })
-  expect(performance.now() - startedAt).toBeLessThan(2_500)
+  expect(performance.now() - startedAt).toBeLessThan(4_000) // by itself it would take the 8 s of stopTimeout
   expect((await Promise.allSettled(replies)).map(({ status }) => status)).toEqual(Array(4).fill('rejected'))
   await leftNothing(cluster)
 })
@@ -91,7 +92,7 @@ test('what does not finish within stopTimeout is cut, and the stop is still a cl
   const startedAt = performance.now()
   cluster.primary.kill('SIGTERM')
   expect(await cluster.primary.exit).toEqual({ code: 0, signal: null })
-  expect(performance.now() - startedAt).toBeLessThan(2_500)
+  expect(performance.now() - startedAt).toBeLessThan(4_000)
   expect((await Promise.allSettled(replies)).map(({ status }) => status)).toEqual(Array(4).fill('rejected'))
   await leftNothing(cluster)
 })
@@ -154,7 +155,8 @@ describe('a stop before the start is over', () => {
 
 /**
  * A client that connects in the microseconds between the primary's last look and its close is reset by the kernel; in a
- * closed loop of 12 clients on loopback 2 in 75 stops. Without closing first: 273 in 25 stops, almost all 12 each time.
+ * closed loop of 12 clients on loopback 2 in 75 stops. A primary that has no CPU between the two loses those who come
+ * meanwhile, which in a few stops is more than the rate. Without closing first: 273 in 25 stops, almost all 12 each time.
  */
 test('a connection made before a stop is answered: a load balancer may not send a POST twice', async () => {
   const rounds = long(2, 25)
@@ -177,5 +179,5 @@ test('a connection made before a stop is answered: a load balancer may not send 
     total.lost += reset
   }
   console.info(`[stop] ${rounds} stops, fresh connections: ${total.ok} answered, ${total.lost} reset`)
-  expect(total.lost).toBeLessThanOrEqual(rounds / 2)
+  expect(total.lost).toBeLessThanOrEqual(Math.max(5, rounds / 2))
 })

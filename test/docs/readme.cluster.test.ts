@@ -134,6 +134,7 @@ describe('the page of the README', () => {
     })
     await cluster.waitFor(() => cluster.lines.filter((line) => line === 'listens').length === 2, 60_000)
     const url = `http://localhost:${port}/products/7`
+    const begun = performance.now()
     const { at } = (await get(url)).json<{ at: string }>()
     for (let i = 0; i < 4; i++) expect((await get(url)).json()).toMatchObject({ at })
 
@@ -141,8 +142,10 @@ describe('the page of the README', () => {
     await cluster.waitFor(() => cluster.lines.filter((line) => line === 'forgotten 7').length === 2)
     await cluster.waitFor(async () => (await get(url)).json<{ at: string }>().at !== at)
 
+    // 100 per minute, of which a slow machine sees some come back meanwhile.
+    const most = () => 100 + (100 * (performance.now() - begun)) / 60_000
     let last = await get(url)
-    for (let i = 0; i < 100 && last.status === 200; i++) last = await get(url)
+    for (let i = 0; i < most() && last.status === 200; i++) last = await get(url)
     expect(last.status).toBe(429) // one budget for both workers
   })
 })

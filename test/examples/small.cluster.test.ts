@@ -1,4 +1,4 @@
-import { describe, expect, test } from 'vitest'
+import { beforeAll, describe, expect, test } from 'vitest'
 import { CookieJar, get, request } from '../helpers/http.ts'
 import { until } from '../helpers/until.ts'
 import { startExample } from './example.ts'
@@ -65,8 +65,12 @@ describe('examples/bus', () => {
     heard: { text: string }[]
   }
 
+  let url: string
+  beforeAll(async () => {
+    url = (await startExample('bus/server.js', { workers: 3 })).url
+  })
+
   test('what one worker says, every worker hears once', async () => {
-    const { url } = await startExample('bus/server.js', { workers: 3 })
     const texts = Array.from({ length: 9 }, (_, i) => `message ${i}`)
     for (const text of texts) await request(`${url}/say?text=${encodeURIComponent(text)}`, { method: 'POST' })
     const heard = new Map<number, Heard>()
@@ -83,8 +87,8 @@ describe('examples/bus', () => {
       expect(each.heard.map(({ text }) => text).sort()).toEqual(texts)
     }
   })
+
   test('orders are a log with one order for every worker, and every worker is asked for its stats', async () => {
-    const { url } = await startExample('bus/server.js', { workers: 3 })
     const items = Array.from({ length: 6 }, (_, i) => `tea ${i}`)
     for (const item of items) {
       const reply = await request(`${url}/order?item=${encodeURIComponent(item)}`, { method: 'POST' })

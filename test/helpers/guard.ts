@@ -2,7 +2,7 @@ import { type ChildProcess, type SpawnOptions, spawn } from 'node:child_process'
 import { randomUUID } from 'node:crypto'
 import { once } from 'node:events'
 import type { Writable } from 'node:stream'
-import { setTimeout as sleep } from 'node:timers/promises'
+import { setImmediate as nextTurn, setTimeout as sleep } from 'node:timers/promises'
 import { commandOf } from './processes.ts'
 
 /** Inherited by everything a guarded process starts, and so the mark of its tree even when parents have died. */
@@ -100,6 +100,11 @@ async function exitOf(child: ChildProcess): Promise<Exit> {
   const silent = Promise.all([child.stdout, child.stderr].map((stream) => stream && once(stream, 'close')))
   const [code, signal] = await once(child, 'exit')
   // An orphan may hold the pipes for as long as it lives; what it says later does not belong to this exit.
-  await Promise.race([silent, sleep(100)])
+  await Promise.race([
+    silent,
+    sleep(100)
+      .then(() => nextTurn())
+      .then(() => nextTurn()),
+  ]) // after what lies there unread
   return { code, signal }
 }

@@ -95,7 +95,7 @@ export async function killAll(find: () => number[]): Promise<void> {
       for (const pid of pids) sendSignal(pid, 'SIGKILL')
       return pids.length === 0
     },
-    { what: 'killed processes to be gone', every: 5 },
+    { what: 'killed processes to be gone', every: 5, deadline: 50_000 },
   )
 }
 

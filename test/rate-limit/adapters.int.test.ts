@@ -29,6 +29,10 @@ interface KoaContext {
   respond: boolean
 }
 
+vi.mock(import('../../src/redis/deadlines.ts'), async (original) =>
+  (await import('./patience.ts')).patiently(original),
+)
+
 let ctx: SharedContext
 
 beforeEach(async () => {

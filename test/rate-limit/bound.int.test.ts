@@ -1,27 +1,31 @@
 import express from 'express'
 import { rateLimit } from 'express-rate-limit'
 import { RateLimiterRedis } from 'rate-limiter-flexible'
-import { expect, test } from 'vitest'
+import { expect, test, vi } from 'vitest'
 import { createRateLimiter, type RateLimitAlgorithm } from '../../src/rate-limit/index.ts'
 import { get, keepAliveAgent } from '../helpers/http.ts'
 import { sharedRedis, sharedRedisClient, testNamespace } from '../helpers/redis.ts'
 import { type Admission, mostWithin } from './admissions.ts'
 import { serve, worker } from './app.ts'
 
+vi.mock(import('../../src/redis/deadlines.ts'), async (original) =>
+  (await import('./patience.ts')).patiently(original),
+)
+
 const limit = 100
 const perMs = 1_000
 
-type Consume = (cost: number) => Promise<boolean>
+type Consume = (key: string) => Promise<boolean>
 
 const sleep = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms))
 
-/** A burst just before the first window ends and one just after. */
-async function acrossTheEdge(consume: Consume): Promise<Admission[]> {
+/** A burst just before the first window ends and one just after; `key` is a client who has not come before. */
+async function acrossTheEdge(consume: Consume, key: string): Promise<Admission[]> {
   const admissions: Admission[] = []
   const burst = async (count: number): Promise<void> => {
     const one = async (): Promise<void> => {
       const sentAt = performance.now()
-      if (await consume(1)) admissions.push({ sentAt, answeredAt: performance.now(), cost: 1 })
+      if (await consume(key)) admissions.push({ sentAt, answeredAt: performance.now(), cost: 1 })
     }
     await Promise.all(Array.from({ length: count }, one))
   }
@@ -34,13 +38,21 @@ async function acrossTheEdge(consume: Consume): Promise<Admission[]> {
   return admissions
 }
 
+/** The worst second. A machine that stands still misses the edge: then again, until more than the limit has been seen. */
+async function worstSecond(consume: Consume): Promise<number> {
+  let worst = 0
+  for (let attempt = 1; worst <= limit && attempt <= 10; attempt++)
+    worst = mostWithin(perMs, await acrossTheEdge(consume, `client-${attempt}`))
+  return worst
+}
+
 function ours(algorithm: RateLimitAlgorithm, processes: number) {
   const namespace = testNamespace()
   const contexts = Array.from({ length: processes }, () => worker(sharedRedis().url, namespace))
   // 'deny': what is measured is what Redis admits.
   const clients = contexts.map((ctx): Consume => {
     const limiter = createRateLimiter(ctx, { limit, per: perMs, algorithm, onUnavailable: 'deny' })
-    return async (cost) => (await limiter.consume('client', { cost })).allowed
+    return async (key) => (await limiter.consume(key)).allowed
   })
   const ready = () =>
     Promise.all(contexts.flatMap((ctx) => [ctx.redis.ready(), ctx.connect('rate-limit').ready()]))
@@ -54,8 +66,8 @@ function theirs(): Consume {
     duration: perMs / 1_000,
     keyPrefix: testNamespace(),
   })
-  return (cost) =>
-    limiter.consume('client', cost).then(
+  return (key) =>
+    limiter.consume(key).then(
       () => true,
       () => false,
     )
@@ -64,22 +76,32 @@ function theirs(): Consume {
 /** The middleware of express-rate-limit with its own store, which counts as its Redis store does: by fixed windows. */
 async function expressRateLimit(): Promise<Consume> {
   const server = express()
-  server.use(rateLimit({ limit, windowMs: perMs, validate: false }))
+  const keyGenerator = (req: express.Request): string => req.get('x-key') ?? ''
+  server.use(rateLimit({ limit, windowMs: perMs, validate: false, keyGenerator }))
   server.use((_req, res) => void res.end())
   const url = await serve(server)
   const agent = keepAliveAgent(50)
-  return async () => (await get(url, { agent })).status === 200
+  return async (key) => (await get(url, { agent, headers: { 'x-key': key } })).status === 200
 }
 
 test('the worst second of limit 100 / 1 s: 100 with sliding-window, 199 with fixed windows, theirs and ours', async () => {
+  const algorithms = ['sliding-window', 'gcra', 'fixed-window'] as const
+  const own = algorithms.map((algorithm) => ({ algorithm, ...ours(algorithm, 1) }))
+  await Promise.all(own.map(({ ready }) => ready()))
   const worst: Record<string, number> = {}
-  for (const algorithm of ['sliding-window', 'gcra', 'fixed-window'] as const) {
-    const { clients, ready } = ours(algorithm, 1)
-    await ready()
-    worst[algorithm] = mostWithin(perMs, await acrossTheEdge(clients[0] as Consume))
-  }
-  worst['rate-limiter-flexible'] = mostWithin(perMs, await acrossTheEdge(theirs()))
-  worst['express-rate-limit'] = mostWithin(perMs, await acrossTheEdge(await expressRateLimit()))
+  // They keep no one busy but for a moment: together, but for the one that answers over HTTP.
+  await Promise.all([
+    ...own.map(async ({ algorithm, clients: [consume] }) => {
+      const once = algorithm !== 'fixed-window' // more than the limit is not to be waited for
+      worst[algorithm] = once
+        ? mostWithin(perMs, await acrossTheEdge(consume as Consume, 'client'))
+        : await worstSecond(consume as Consume)
+    }),
+    worstSecond(theirs()).then((most) => {
+      worst['rate-limiter-flexible'] = most
+    }),
+  ])
+  worst['express-rate-limit'] = await worstSecond(await expressRateLimit())
   console.info('[bound] worst second of limit 100 / 1 s', worst)
   expect(worst['sliding-window']).toBeLessThanOrEqual(limit)
   expect(worst.gcra).toBeLessThanOrEqual(limit + limit) // burst + limit t, for t = 1 s

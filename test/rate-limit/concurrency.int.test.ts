@@ -1,5 +1,5 @@
 import http, { type ServerResponse } from 'node:http'
-import { beforeEach, describe, expect, test } from 'vitest'
+import { beforeEach, describe, expect, test, vi } from 'vitest'
 import type { SharedContext } from '../../src/context.ts'
 import { createRateLimit, createRateLimiter, type RateLimitDecision } from '../../src/rate-limit/index.ts'
 import { get } from '../helpers/http.ts'
@@ -13,6 +13,10 @@ import {
 import { until } from '../helpers/until.ts'
 import { serve, ttls, worker } from './app.ts'
 import { parseList } from './structured-fields.ts'
+
+vi.mock(import('../../src/redis/deadlines.ts'), async (original) =>
+  (await import('./patience.ts')).patiently(original),
+)
 
 const options = {
   name: 'flight',
@@ -61,9 +65,13 @@ describe.each(['one Redis', 'a 3-master Cluster'])('concurrency on %s', (where) 
     const [a, b] = [createRateLimiter(one, options), createRateLimiter(two, options)]
     await steadily(async (key) => {
       counted(await a.consume(key, { cost: 3 }))
-      const late = performance.now() + 3_000 // half as long again as without a heartbeat
+      let lookedAt = performance.now()
+      const late = lookedAt + 3_000 // half as long again as without a heartbeat
       while (performance.now() < late) {
-        expect((await b.consume(key)).allowed).toBe(false)
+        const { allowed } = await b.consume(key)
+        if (performance.now() - lookedAt > 1_000) throw new Hiccup('no heartbeat, this process stood still')
+        lookedAt = performance.now()
+        expect(allowed).toBe(false)
         await new Promise((resolve) => setTimeout(resolve, 100))
       }
       await one.closing.close()
@@ -77,10 +85,10 @@ test('what a killed process held is free when its heartbeat has failed to come, 
   const limiter = createRateLimiter(ctx, options)
   await until(async () => (await limiter.consume('k')).source === 'redis', { what: 'a slot' })
   const client = sharedRedisClient()
-  const [seconds] = await client.time()
+  const [seconds, microseconds] = (await client.time()).map(Number) as [number, number]
   const dead = Buffer.alloc(16)
   dead.writeDoubleBE(2, 0)
-  dead.writeDoubleBE((Number(seconds) + 2) * 1_000, 8)
+  dead.writeDoubleBE(seconds * 1_000 + Math.floor(microseconds / 1_000) + 2_000, 8)
   await client.hset(ctx.keys.tagged('rate-limit', 'k', 'flight:c2000'), 'killed.0', dead)
   expect((await limiter.peek('k', { cost: 2 })).allowed).toBe(false)
   const free = async () => (await limiter.consume('k', { cost: 2 })).allowed

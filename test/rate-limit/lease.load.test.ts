@@ -12,6 +12,7 @@ const limit = 1_000
 const perMs = 1_000
 /** Eleven sub-windows: after so long what was taken in the first one is free again. */
 const spanMs = 1.1 * perMs
+const MOST_TRIES = 4
 
 interface Report {
   admitted: (Admission & { resetAt: number })[]
@@ -24,6 +25,8 @@ interface Run {
   calls: number
   /** With `'sliding-window'`: what Redis counts in the end, by the number of the sub-window. */
   counted: Map<number, number>
+  /** Longest time between two looks at that. */
+  blindMs: number
 }
 
 async function run(url: string, algorithm: string, victim?: number): Promise<Run> {
@@ -54,20 +57,27 @@ async function run(url: string, algorithm: string, victim?: number): Promise<Run
     await dying.waitFor(() => dying.messages.length > 1, 20_000)
     dying.kill('SIGKILL')
   }
-  const counted = await watch(ctx, workers)
+  const watched = await watch(ctx, workers)
   const all = workers.flatMap(({ messages }) => messages.slice(1) as Report[])
   expect(workers.map(({ stderr }) => stderr()).join('')).toBe('')
-  return { reports: all, calls: (await scriptCalls(nodes)) - before, counted }
+  return { reports: all, calls: (await scriptCalls(nodes)) - before, ...watched }
 }
 
 /** Reads what Redis counts, several times while it remembers it, until all workers are gone. */
-async function watch(ctx: SharedContext, workers: readonly NodeProcess[]): Promise<Map<number, number>> {
+async function watch(
+  ctx: SharedContext,
+  workers: readonly NodeProcess[],
+): Promise<Pick<Run, 'counted' | 'blindMs'>> {
   const client = await ctx.redis.ready()
   const key = ctx.keys.tagged('rate-limit', 'client', `hot:s${perMs}`)
   const counted = new Map<number, number>()
+  let blindMs = 0
+  let lookedAt = performance.now()
   const look = async (): Promise<boolean> => {
     const over = workers.every(({ exited }) => exited)
     const stored = await client.getBuffer(key)
+    blindMs = Math.max(blindMs, performance.now() - lookedAt)
+    lookedAt = performance.now()
     const newest = stored?.length === 56 ? stored.readDoubleBE(0) : 0
     if (stored && newest > 0) {
       for (let age = 0; age < 11; age++) counted.set(newest - age, stored.readUInt32BE(12 + 4 * age))
@@ -75,7 +85,7 @@ async function watch(ctx: SharedContext, workers: readonly NodeProcess[]): Promi
     return over
   }
   await until(look, { what: 'the workers to end', every: 50, deadline: 60_000 })
-  return counted
+  return { counted, blindMs }
 }
 
 /** As the servers count them. */
@@ -121,27 +131,28 @@ describe.each(long(['one Redis'], ['one Redis', 'a 3-master Cluster']))('a hot k
     '%s: four workers with leases admit exactly the limit per window',
     async (algorithm) => {
       const redis = where === 'one Redis' ? await startRedis() : await startRedisCluster()
-      const { reports, calls, counted } = await run(redis.url, algorithm)
-      const admissions = reports.flatMap(({ admitted }) => admitted)
       const isSliding = algorithm === 'sliding-window'
-      const windows = isSliding ? slidingWindows(counted) : fixedWindows(admissions)
-      const per100 = (100 * calls) / sum(reports.map(({ requests }) => requests))
-      const pauses = Math.max(...reports.map(({ longestPauseMs }) => longestPauseMs))
-      console.info(
-        `[lease] ${algorithm} on ${where}: ${windows.join(', ')} per window; ${calls} calls, ${per100.toFixed(3)} per 100 requests; longest pause of a worker ${pauses.toFixed(0)} ms`,
-      )
-      expect(windows.length).toBeGreaterThanOrEqual(2)
-      expect(per100).toBeLessThan(2)
-      // A fixed window ends with what its workers hold: one that cannot run from then to its end loses its last lease.
-      if (isSliding || pauses < perMs / 10) expect(windows).toEqual(windows.map(() => limit))
-      for (const admitted of windows) {
-        expect(admitted).toBeLessThanOrEqual(limit)
-        expect(admitted).toBeGreaterThan(0.9 * limit)
+      for (let tries = 1; ; tries++) {
+        const { reports, calls, counted, blindMs } = await run(redis.url, algorithm)
+        const admissions = reports.flatMap(({ admitted }) => admitted)
+        const windows = isSliding ? slidingWindows(counted) : fixedWindows(admissions)
+        const per100 = (100 * calls) / sum(reports.map(({ requests }) => requests))
+        const pauseMs = Math.max(...reports.map(({ longestPauseMs }) => longestPauseMs))
+        console.info(
+          `[lease] ${algorithm} on ${where}: ${windows.join(', ')} per window; ${calls} calls, ${per100.toFixed(3)} per 100 requests; longest pause of a worker ${pauseMs.toFixed(0)} ms, of the watcher ${blindMs.toFixed(0)} ms`,
+        )
+        expect(windows.length).toBeGreaterThanOrEqual(2)
+        expect(per100).toBeLessThan(2)
+        for (const admitted of windows) expect(admitted).toBeLessThanOrEqual(limit)
+        if (isSliding) expect(mostWithin(perMs, admissions)).toBeLessThanOrEqual(limit)
+        // A worker that stands still until the window is over loses the lease in its hand, and a watcher that does sees
+        // only what Redis still remembers. On such a machine another run may go better.
+        if (Math.max(pauseMs, isSliding ? blindMs : 0) > perMs / 2 && tries < MOST_TRIES) continue
+        expect(windows).toEqual(windows.map(() => limit))
+        // What was leased has been spent or given back, to the last one.
+        if (isSliding) expect(sum(admissions.map(({ cost }) => cost))).toBe(sum([...counted.values()]))
+        return
       }
-      if (!isSliding) return
-      expect(mostWithin(perMs, admissions)).toBeLessThanOrEqual(limit)
-      // What was leased has been spent or given back, to the last one.
-      expect(sum(admissions.map(({ cost }) => cost))).toBe(sum([...counted.values()]))
     },
   )
 })

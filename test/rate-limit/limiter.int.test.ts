@@ -1,7 +1,8 @@
 import { readFileSync } from 'node:fs'
-import { expect, test } from 'vitest'
+import { expect, test, vi } from 'vitest'
 import { FIXED_WINDOW_LUA } from '../../src/rate-limit/fixed-window.ts'
 import { createRateLimiter, type RateLimiterOptions } from '../../src/rate-limit/index.ts'
+import { monitor } from '../helpers/monitor.ts'
 import {
   sharedRedis,
   sharedRedisClient,
@@ -12,6 +13,10 @@ import {
 import { until } from '../helpers/until.ts'
 import { rateLimitSuite } from '../suites/rate-limit-suite.ts'
 import { events, worker } from './app.ts'
+
+vi.mock(import('../../src/redis/deadlines.ts'), async (original) =>
+  (await import('./patience.ts')).patiently(original),
+)
 
 const standalone = async () => ({ url: sharedRedis().url, namespace: testNamespace })
 const cluster = async () => ({ url: (await startRedisCluster()).url, namespace: testNamespace })
@@ -44,19 +49,17 @@ test('one command per decision, also of several limiters on one client', async (
       createRateLimiter(ctx, { name: `${algorithm}-${index}`, limit: index, per: '1m', algorithm }),
     ),
   )
-  for (const limiter of limiters) await limiter.consume('warm')
-  const looker = sharedRedisClient()
-  const monitor = await looker.monitor()
-  const sent: string[] = []
-  monitor.on('monitor', (_time, [command = '', ...args]: string[], source: string) => {
-    if (source !== 'lua' && args.some((arg) => arg.includes(ctx.keys.namespace) && !arg.includes(':b:')))
-      sent.push(command)
-  })
+  for (const limiter of limiters)
+    await until(async () => (await limiter.consume('warm')).source !== 'local', { what: 'Redis to decide' })
+  const { sent } = await monitor(Number(new URL(sharedRedis().url).port))
+  const { namespace } = ctx.keys
+  const ours = (): string[] =>
+    sent.filter(({ line }) => line.includes(`"${namespace}:r:`)).map(({ name }) => name)
   for (const limiter of limiters)
     expect((await limiter.consume('k')).remaining).toBe(limiter.policy.limit - 1)
-  await new Promise((resolve) => setTimeout(resolve, 50))
-  monitor.disconnect()
-  expect(sent.map((command) => command.toLowerCase())).toEqual(['evalsha', 'evalsha', 'evalsha', 'evalsha'])
+  await sharedRedisClient().set(`${namespace}:r:end`, '', 'PX', 1_000)
+  await until(() => ours().includes('set'), { what: 'MONITOR to have told everything' })
+  expect(ours()).toEqual(['evalsha', 'evalsha', 'evalsha', 'evalsha', 'set'])
 })
 
 test('two algorithms and two windows under one name do not share counts', async () => {

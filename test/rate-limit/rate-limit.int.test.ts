@@ -9,10 +9,15 @@ import { until } from '../helpers/until.ts'
 import { app, events, serve, worker } from './app.ts'
 import { parseList } from './structured-fields.ts'
 
+vi.mock(import('../../src/redis/deadlines.ts'), async (original) =>
+  (await import('./patience.ts')).patiently(original),
+)
+
 let ctx: SharedContext
 
-beforeEach(() => {
+beforeEach(async () => {
   ctx = worker(sharedRedis().url, testNamespace())
+  await ctx.redis.ready()
 })
 
 const limit = (options: Partial<RateLimitOptions> = {}) =>
@@ -190,6 +195,7 @@ test('what the application throws in next() is not taken for a limit', async () 
 })
 
 test('in a primary the middleware does nothing', async () => {
+  ctx = worker(sharedRedis().url, testNamespace()) // not connected yet
   const url = await app(limit({ limit: 1 }))
   setProcessRole('primary')
   try {

@@ -1,5 +1,5 @@
 import { RateLimiterRedis, RateLimiterUnion } from 'rate-limiter-flexible'
-import { beforeAll, describe, expect, test } from 'vitest'
+import { beforeAll, describe, expect, test, vi } from 'vitest'
 import type { SharedContext } from '../../src/context.ts'
 import {
   createRateLimit,
@@ -11,6 +11,10 @@ import { sharedRedis, sharedRedisClient, startRedisCluster, testNamespace } from
 import { until } from '../helpers/until.ts'
 import { app, ttls, worker } from './app.ts'
 import { parseList } from './structured-fields.ts'
+
+vi.mock(import('../../src/redis/deadlines.ts'), async (original) =>
+  (await import('./patience.ts')).patiently(original),
+)
 
 const burst: RateLimitPolicyOptions = { name: 'burst', limit: 3, per: '1h' }
 const daily: RateLimitPolicyOptions = { name: 'daily', limit: 5, per: '1d', algorithm: 'gcra' }

@@ -1,15 +1,15 @@
 import { beforeEach, expect, test } from 'vitest'
 import { createSession, type SessionOptions } from '../../src/session/index.ts'
 import { CookieJar, get, keepAliveAgent } from '../helpers/http.ts'
-import { watchPauses } from '../helpers/pauses.ts'
 import { type PrivateRedis, startRedis, testNamespace } from '../helpers/redis.ts'
+import { runningClock } from '../helpers/running-clock.ts'
 import { until } from '../helpers/until.ts'
 import { type Context, type Handler, listener, serve, worker } from './app.ts'
 
 const timeout = 500
 /** For a busy machine. */
 const margin = 400
-const pausedSince = watchPauses()
+const clock = runningClock()
 
 let redis: PrivateRedis
 let ctx: Context
@@ -26,10 +26,10 @@ async function site(options: Partial<SessionOptions> = {}, handler?: Handler) {
   const sessions = createSession(ctx, { secret: 'keyboard cat', ...options })
   const timed: typeof sessions = Object.assign(
     ((req, res, next) => {
-      const began = performance.now()
+      const began = clock()
       sessions(req, res, (error) => {
         const path = String(req.url)
-        if (error) waits[path] = [...(waits[path] ?? []), performance.now() - began - pausedSince(began)]
+        if (error) waits[path] = [...(waits[path] ?? []), clock() - began]
         next(error)
       })
     }) as typeof sessions,

@@ -1,15 +1,15 @@
 import { expect, test } from 'vitest'
 import { createSession } from '../../src/session/index.ts'
 import { CookieJar, get } from '../helpers/http.ts'
-import { watchPauses } from '../helpers/pauses.ts'
 import { startRedisCluster, startSentinel, testNamespace } from '../helpers/redis.ts'
+import { runningClock } from '../helpers/running-clock.ts'
 import { until } from '../helpers/until.ts'
 import { type Handler, keysIn, listener, serve, worker } from './app.ts'
 
 const timeout = 500
 /** For a busy machine. */
 const margin = 400
-const pausedSince = watchPauses()
+const clock = runningClock()
 
 const count: Handler = ({ session }, res) => {
   session.n = Number(session.n ?? 0) + 1
@@ -26,9 +26,9 @@ test('Cluster, one master frozen: its sessions are refused in time, then at once
   const sessions = createSession(ctx, { secret: 'keyboard cat' })
   const timed = Object.assign(
     ((req, res, next) => {
-      const began = performance.now()
+      const began = clock()
       sessions(req, res, (error) => {
-        if (error) waits.push(performance.now() - began - pausedSince(began))
+        if (error) waits.push(clock() - began)
         next(error)
       })
     }) as typeof sessions,
@@ -97,9 +97,9 @@ test('Sentinel, the master killed: answers in time, no cookie, and the sessions 
   const slowest: number[] = []
   const headers = { cookie: jar.header() ?? '' }
   const answered = async () => {
-    const began = performance.now()
+    const began = clock()
     const each = await get(url, { headers })
-    slowest.push(performance.now() - began - pausedSince(began))
+    slowest.push(clock() - began)
     expect([each.headers['set-cookie'], [200, 503].includes(each.status)]).toEqual([undefined, true])
     return each
   }

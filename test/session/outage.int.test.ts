@@ -9,9 +9,9 @@ import { channels } from '../../src/core/channels.ts'
 import { createSession, type SessionOptions } from '../../src/session/index.ts'
 import { tempDir, track } from '../helpers/cleanup.ts'
 import { CookieJar, get, keepAliveAgent, type Reply } from '../helpers/http.ts'
-import { watchPauses } from '../helpers/pauses.ts'
 import { freePort } from '../helpers/ports.ts'
 import { type PrivateRedis, startRedis, testNamespace } from '../helpers/redis.ts'
+import { runningClock } from '../helpers/running-clock.ts'
 import { startProxy, type TcpProxy } from '../helpers/tcp-proxy.ts'
 import { until } from '../helpers/until.ts'
 import { app, type Context, type Handler, PATIENT, type Request, serve, worker } from './app.ts'
@@ -19,7 +19,7 @@ import { app, type Context, type Handler, PATIENT, type Request, serve, worker }
 const timeout = 500
 /** For a busy machine; without our deadline it would be seconds. */
 const margin = 400
-const pausedSince = watchPauses()
+const clock = runningClock()
 
 let redis: PrivateRedis
 let proxy: TcpProxy
@@ -33,9 +33,9 @@ beforeEach(async () => {
 })
 
 async function timed(promise: Promise<Reply>): Promise<Reply & { ms: number }> {
-  const startedAt = performance.now()
+  const startedAt = clock()
   const reply = await promise
-  return { ...reply, ms: performance.now() - startedAt - pausedSince(startedAt) }
+  return { ...reply, ms: clock() - startedAt }
 }
 
 function expectUnavailable({ status, body, headers, ms }: Reply & { ms: number }): void {

@@ -4,6 +4,8 @@
  * ours waits longer than a second; bare node:cluster is the control.
  */
 import { spawn } from 'node:child_process'
+import { randomInt } from 'node:crypto'
+import { once } from 'node:events'
 import { mkdtempSync, rmSync } from 'node:fs'
 import http from 'node:http'
 import { createServer } from 'node:net'
@@ -89,11 +91,15 @@ function ask(path, agent) {
   })
 }
 
-function freePort() {
-  return new Promise((done) => {
-    const probe = createServer().listen(0, () => {
-      const { port } = probe.address()
-      probe.close(() => done(port))
-    })
-  })
+/** Below the ephemeral ports, which any outgoing connection may take before the server does. */
+async function freePort() {
+  for (;;) {
+    const probe = createServer().listen(randomInt(10_000, 32_000))
+    const port = await once(probe, 'listening').then(
+      () => probe.address().port,
+      () => undefined,
+    )
+    probe.close()
+    if (port) return port
+  }
 }

@@ -4,6 +4,8 @@
  */
 import assert from 'node:assert/strict'
 import { execFileSync, spawn } from 'node:child_process'
+import { randomInt } from 'node:crypto'
+import { once } from 'node:events'
 import { mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
 import http from 'node:http'
 import { createServer } from 'node:net'
@@ -207,11 +209,15 @@ async function until(what, condition, deadlineMs = 20_000) {
   }
 }
 
-function freePort() {
-  return new Promise((done) => {
-    const probe = createServer().listen(0, () => {
-      const { port } = probe.address()
-      probe.close(() => done(port))
-    })
-  })
+/** Below the ephemeral ports, which any outgoing connection may take before the server does. */
+async function freePort() {
+  for (;;) {
+    const probe = createServer().listen(randomInt(10_000, 32_000))
+    const port = await once(probe, 'listening').then(
+      () => probe.address().port,
+      () => undefined,
+    )
+    probe.close()
+    if (port) return port
+  }
 }

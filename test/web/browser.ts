@@ -108,7 +108,7 @@ export async function visit(
       return said.filter((what) => what !== 'Failed to fetch' || excused-- <= 0)
     },
   }
-  await self.sees('#count', /^\d+$/)
+  await self.sees('#count', /^\d+$/, 30_000) // several pages may begin at once
   return self
 }
 

@@ -191,7 +191,10 @@ test('Redis dies: the page says so, and recovers by itself with the session wher
   const visitor = await visit(browser, url)
   const { page } = visitor
   await allWorkersAnswer(visitor)
-  await new Promise((resolve) => setTimeout(resolve, 1_500)) // appendfsync everysec
+  // Written to its append-only file, which a slow disk may delay.
+  await until(async () => /^aof_buffer_length:0\r?$/m.test(await redis.client().info('persistence')), {
+    what: 'its last writes to be in its file',
+  })
   await redis.kill()
   await visitor.sees('#redis', /Redis is away/)
   await visitor.sees('#session-said', /^503\..*goes on from \d+/)

@@ -5,6 +5,8 @@
  * no dependency of this package.
  */
 import { execFile, execFileSync, fork } from 'node:child_process'
+import { randomInt } from 'node:crypto'
+import { once } from 'node:events'
 import { mkdtempSync, rmSync } from 'node:fs'
 import http from 'node:http'
 import { createRequire } from 'node:module'
@@ -254,11 +256,15 @@ async function startPm2() {
   }
 }
 
-function freePort() {
-  return new Promise((done) => {
-    const probe = net.createServer().listen(0, () => {
-      const { port: free } = probe.address()
-      probe.close(() => done(free))
-    })
-  })
+/** Below the ephemeral ports, which any outgoing connection may take before the server does. */
+async function freePort() {
+  for (;;) {
+    const probe = net.createServer().listen(randomInt(10_000, 32_000))
+    const port = await once(probe, 'listening').then(
+      () => probe.address().port,
+      () => undefined,
+    )
+    probe.close()
+    if (port) return port
+  }
 }
