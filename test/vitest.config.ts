@@ -16,6 +16,7 @@ const projects: Record<string, { suffix: string } & NonNullable<TestProjectInlin
   },
   integration: {
     suffix: 'int',
+    maxWorkers: 4, // a third of the time of two cores is waiting even so
     globalSetup: [helper('global-setup.ts')],
   },
   cluster: {

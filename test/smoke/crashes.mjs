@@ -4,15 +4,13 @@
  * ours waits longer than a second; bare node:cluster is the control.
  */
 import { spawn } from 'node:child_process'
-import { randomInt } from 'node:crypto'
-import { once } from 'node:events'
 import { mkdtempSync, rmSync } from 'node:fs'
 import http from 'node:http'
-import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
+import { freePort } from '../bench/harness/ports.mjs'
 
 const kind = process.argv[2] ?? 'ours'
 const crashes = Number(process.argv[3] ?? 50)
@@ -89,17 +87,4 @@ function ask(path, agent) {
     request.setTimeout(HUNG_MS, () => request.destroy(new Error('hung')))
     request.once('error', fail)
   })
-}
-
-/** Below the ephemeral ports, which any outgoing connection may take before the server does. */
-async function freePort() {
-  for (;;) {
-    const probe = createServer().listen(randomInt(10_000, 32_000))
-    const port = await once(probe, 'listening').then(
-      () => probe.address().port,
-      () => undefined,
-    )
-    probe.close()
-    if (port) return port
-  }
 }

@@ -4,14 +4,12 @@
  */
 import assert from 'node:assert/strict'
 import { execFileSync, spawn } from 'node:child_process'
-import { randomInt } from 'node:crypto'
-import { once } from 'node:events'
 import { mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
 import http from 'node:http'
-import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import { freePort } from '../bench/harness/ports.mjs'
 
 const root = fileURLToPath(new URL('../..', import.meta.url))
 const project = mkdtempSync(join(tmpdir(), 'as-one-smoke-'))
@@ -206,18 +204,5 @@ async function until(what, condition, deadlineMs = 20_000) {
   while (!(await condition())) {
     if (Date.now() > end) throw new Error(`waited ${deadlineMs} ms for ${what}`)
     await new Promise((done) => setTimeout(done, 50))
-  }
-}
-
-/** Below the ephemeral ports, which any outgoing connection may take before the server does. */
-async function freePort() {
-  for (;;) {
-    const probe = createServer().listen(randomInt(10_000, 32_000))
-    const port = await once(probe, 'listening').then(
-      () => probe.address().port,
-      () => undefined,
-    )
-    probe.close()
-    if (port) return port
   }
 }

@@ -5,8 +5,6 @@
  * no dependency of this package.
  */
 import { execFile, execFileSync, fork } from 'node:child_process'
-import { randomInt } from 'node:crypto'
-import { once } from 'node:events'
 import { mkdtempSync, rmSync } from 'node:fs'
 import http from 'node:http'
 import { createRequire } from 'node:module'
@@ -16,6 +14,7 @@ import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
+import { freePort } from '../../bench/harness/ports.mjs'
 
 const [kind = 'ours', wanted = '200', ofOthers = '40'] = process.argv.slice(2)
 if (kind === 'all') {
@@ -253,18 +252,5 @@ async function startPm2() {
       return null // PM2 does not say
     },
     stop: () => pm2('kill'),
-  }
-}
-
-/** Below the ephemeral ports, which any outgoing connection may take before the server does. */
-async function freePort() {
-  for (;;) {
-    const probe = net.createServer().listen(randomInt(10_000, 32_000))
-    const port = await once(probe, 'listening').then(
-      () => probe.address().port,
-      () => undefined,
-    )
-    probe.close()
-    if (port) return port
   }
 }
