@@ -2,7 +2,7 @@ import { cpus } from 'node:os'
 import { watchOthers } from './foreign.mjs'
 import { median, spread, verdictOf } from './verdict.mjs'
 
-const DEFAULTS = { sittings: 3, mostSittings: 4, rounds: 4, sampleMs: 1_000, warmUpMs: 2_000 }
+const DEFAULTS = { sittings: 3, mostSittings: 4, rounds: 4, sampleMs: 1_000, warmUpMs: 2_000, runUpMs: 0 }
 
 const cores = cpus().length
 
@@ -56,9 +56,7 @@ async function sit(contenders, names, plan, { rounds, broken }, say) {
     const warmUpRounds = Math.ceil(plan.warmUpMs / plan.sampleMs)
     for (let i = -warmUpRounds; i < 0; i++) {
       for (const name of inTurn(names, i)) {
-        const subject = open.get(name)
-        // Each process compiles for itself: where more of them share the cores, each gets less done in a second.
-        await subject.sample(plan.sampleMs * Math.max(1, (subject.coresWanted ?? 1) / cores))
+        await heat(open.get(name), plan.sampleMs)
       }
     }
     let repeats = plan.rounds * MOST_REPEATS
@@ -67,6 +65,7 @@ async function sit(contenders, names, plan, { rounds, broken }, say) {
       const others = watchOthers()
       try {
         for (const name of inTurn(names, i)) {
+          if (plan.runUpMs > 0) await heat(open.get(name), plan.runUpMs)
           round[name] = await open
             .get(name)
             .sample(plan.sampleMs)
@@ -101,6 +100,9 @@ async function sit(contenders, names, plan, { rounds, broken }, say) {
     for (const subject of open.values()) await subject.close()
   }
 }
+
+/** Each process compiles for itself: where more of them share the cores, each gets less done in a second. */
+const heat = (subject, ms) => subject.sample(ms * Math.max(1, (subject.coresWanted ?? 1) / cores))
 
 /** So that nobody is always first, nor always after the same one. */
 const inTurn = (names, round) => {
