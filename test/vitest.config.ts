@@ -16,7 +16,7 @@ const projects: Record<string, { suffix: string } & NonNullable<TestProjectInlin
   },
   integration: {
     suffix: 'int',
-    maxWorkers: 4, // a third of the time of two cores is waiting even so
+    testTimeout: 120_000, // failovers: see helpers/redis-sentinel.ts
     globalSetup: [helper('global-setup.ts')],
   },
   cluster: {

@@ -98,7 +98,7 @@ test('a Cluster whose masters fail over, planned and killed', { timeout: 120_000
     const chosen = (await replica())!
     const fail = async (): Promise<void> => {
       await chosen.client().call('CLUSTER', 'FAILOVER')
-      await until(async () => (await roleOf(chosen)) === 'master', { what: 'the failover', deadline: 20_000 })
+      await until(async () => (await roleOf(chosen)) === 'master', { what: 'the failover', deadline: 60_000 })
     }
     const planned = await worstStaleness(writer, readers, fail, stored)
     await cluster.settled()
@@ -118,7 +118,7 @@ test('a Cluster whose masters fail over, planned and killed', { timeout: 120_000
   }
 })
 
-test('a master that its sentinels replace', { timeout: 60_000 }, async () => {
+test('a master that its sentinels replace', { timeout: 150_000 }, async () => {
   const sentinel = await startSentinel()
   const namespace = testNamespace()
   const options = { maxStaleness: MAX_STALENESS_MS, timeout: 300 }

@@ -156,7 +156,7 @@ export async function startRedisCluster(options: RedisClusterOptions = {}): Prom
       return moving
     },
     settled: async () => {
-      await until(isSettled, { what: 'all cluster nodes to see all slots and each other', deadline: 30_000 })
+      await until(isSettled, { what: 'all cluster nodes to see all slots and each other', deadline: 60_000 })
     },
     client(clientOptions: ClusterClientOptions = {}) {
       const addresses = nodes.map(({ port }) => ({ host: '127.0.0.1', port }))
@@ -191,7 +191,7 @@ export async function startRedisCluster(options: RedisClusterOptions = {}): Prom
   const inSync = async (replica: ClusterNode) =>
     ((await to(replica).call('ROLE')) as unknown[])[3] === 'connected'
   for (const replica of nodes.slice(masters)) {
-    await until(() => inSync(replica), { what: 'a cluster replica to be in sync', deadline: 20_000 })
+    await until(() => inSync(replica), { what: 'a cluster replica to be in sync', deadline: 60_000 })
   }
   return cluster
 }

@@ -30,6 +30,8 @@ export interface SentinelSetup extends AsyncDisposable {
   stop(): Promise<void>
 }
 
+// After a vote that nobody won, as busy machines have them, the next one comes 6 s later: deadlines have room for some.
+
 // A sentinel looks around every 10 s and says hello every 2 s: a test has no time for that.
 const impatience = [
   'info-period',
@@ -117,13 +119,13 @@ export async function startSentinel(options: SentinelOptions = {}): Promise<Sent
     name,
     servers,
     sentinels,
-    master: () => until(agreedMaster, { what: 'the sentinels to agree on a master', deadline: 20_000 }),
+    master: () => until(agreedMaster, { what: 'the sentinels to agree on a master', deadline: 60_000 }),
     async failover() {
       const old = await setup.master()
       const commander = sentinels.find((sentinel) => sentinel.running)!
       // Refused while an earlier one is under way or a replica has not been seen lately.
-      await until(() => ask(commander, 'SENTINEL', 'failover', name), { what: 'a failover to be accepted' })
-      const follow = { what: 'the failover to be complete', deadline: 20_000 }
+      await until(() => ask(commander, 'SENTINEL', 'failover', name), { what: 'a failover to be accepted', deadline: 60_000 })
+      const follow = { what: 'the failover to be complete', deadline: 60_000 }
       const master = await until(async () => {
         const agreed = await agreedMaster()
         return agreed !== old && agreed
@@ -169,7 +171,7 @@ export async function startSentinel(options: SentinelOptions = {}): Promise<Sent
   const watching = Array.from({ length: watchers }, () => spawnRedis({ config, args: ['--sentinel'] }))
   sentinels.push(...(await Promise.all(watching)))
   await tune(impatience)
-  await until(everyoneIsKnown, { what: 'the sentinels to know everyone', deadline: 20_000 })
+  await until(everyoneIsKnown, { what: 'the sentinels to know everyone', deadline: 60_000 })
   await tune(acquainted)
   return setup
 }

@@ -131,7 +131,7 @@ test('cluster: a replica takes over from a master that dies', async () => {
   await master.kill()
   const heir = await until(async () => (await cluster.ownerOf('key')) !== master && cluster.ownerOf('key'), {
     what: 'the replica to be promoted',
-    deadline: 20_000,
+    deadline: 60_000,
   })
   await cluster.settled()
   expect(await heir.client().get('key')).toBe('value')

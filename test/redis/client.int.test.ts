@@ -404,9 +404,9 @@ test('Cluster: goes on by itself after a slot has moved and after a master has d
   await second.kill()
   const work = async (): Promise<boolean> =>
     (await Promise.all(keys.map((key) => client.set(key, '7')))).length > 0
-  await until(work, { what: 'all slots to be served again', deadline: 20_000, every: 100 })
+  await until(work, { what: 'all slots to be served again', deadline: 60_000, every: 100 })
   expect(connection.now).toBe(client)
-}, 60_000)
+}, 150_000)
 
 test('Sentinel: follows the master', async () => {
   const sentinel = await startSentinel()
@@ -418,4 +418,4 @@ test('Sentinel: follows the master', async () => {
     what: 'the client to follow',
   })
   expect(await master.client().get('key')).toBe('later')
-}, 60_000)
+}, 150_000)

@@ -134,7 +134,7 @@ test('Cluster: follows the slot to another master, and to the replica of one tha
   await until(() => heard.messages.includes('moved'), { what: 'the message after the move' })
 
   await second.kill()
-  await heard.upAgain(3, 20_000)
+  await heard.upAgain(3, 60_000)
   await until(
     async () => (await client.spublish(channel, 'failed over')) && heard.messages.includes('failed over'),
     {
@@ -142,7 +142,7 @@ test('Cluster: follows the slot to another master, and to the replica of one tha
     },
   )
   expect((await cluster.ownerOf(channel)).port).not.toBe(second.port)
-}, 60_000)
+}, 150_000)
 
 test('Sentinel: follows the master', async () => {
   const sentinel = await startSentinel()
@@ -155,4 +155,4 @@ test('Sentinel: follows the master', async () => {
   })
   await master.client().publish('channel', 'hello')
   await until(() => heard.messages.length === 1, { what: 'the message' })
-}, 60_000)
+}, 150_000)
