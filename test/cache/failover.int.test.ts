@@ -78,7 +78,7 @@ async function worstStaleness(
   return { worst: Math.round(Math.max(0, ...worstOf.values())), old, reads, lost }
 }
 
-test('a Cluster whose masters fail over, planned and killed', { timeout: 120_000 }, async () => {
+test('a Cluster whose masters fail over, planned and killed', { timeout: 240_000 }, async () => {
   const cluster = await startRedisCluster({ replicas: 1 })
   const namespace = testNamespace()
   const options = { maxStaleness: MAX_STALENESS_MS, timeout: 300 }

@@ -124,7 +124,10 @@ export async function startSentinel(options: SentinelOptions = {}): Promise<Sent
       const old = await setup.master()
       const commander = sentinels.find((sentinel) => sentinel.running)!
       // Refused while an earlier one is under way or a replica has not been seen lately.
-      await until(() => ask(commander, 'SENTINEL', 'failover', name), { what: 'a failover to be accepted', deadline: 60_000 })
+      await until(() => ask(commander, 'SENTINEL', 'failover', name), {
+        what: 'a failover to be accepted',
+        deadline: 60_000,
+      })
       const follow = { what: 'the failover to be complete', deadline: 60_000 }
       const master = await until(async () => {
         const agreed = await agreedMaster()
