@@ -59,6 +59,8 @@ export interface Flight {
   /** Whose lease it waits for. Going to ask Redis again before it answers: what is written until then will be seen. */
   waitingFor: string | undefined
   answered: boolean
+  /** A load waits for it that has a turn: waiting for one too, both would wait for ever. */
+  needsNoTurn: boolean
   /**
    * While its loader waits for its turn: has it begin at once. Whoever comes now gets nothing older than by a flight of
    * his own.
@@ -126,8 +128,10 @@ export class SingleFlight {
     const flying = this.#flights.get(key)
     if (flying && this.#mayJoin(flying)) {
       this.#checkNotInside(flying.token, key)
-      // Its turn may be the one that the load we are part of has taken.
-      if (this.#isInside()) flying.jumpQueue?.()
+      if (this.#isInside()) {
+        flying.needsNoTurn = true
+        flying.jumpQueue?.()
+      }
       return waitFor(flying, request.load, this.#context)
     }
     const flight = this.#begin(key)
@@ -174,6 +178,7 @@ export class SingleFlight {
       mark: this.#context.near.begin(key),
       waitingFor: undefined,
       answered: false,
+      needsNoTurn: this.#isInside(),
       jumpQueue: undefined,
       stale: undefined,
       onStale: undefined,
@@ -404,8 +409,7 @@ export class SingleFlight {
     counters.misses += 1
     flight.stale = lastCopy(near, key, { outdated: true }) ?? flight.stale
     if (flight.stale) for (const tell of flight.onStale ?? []) tell()
-    // A load that is part of another runs in the turn of that, or both would wait for ever.
-    const turn = this.#isInside() ? undefined : this.#slots.take()
+    const turn = flight.needsNoTurn ? undefined : this.#slots.take()
     if (turn) {
       await Promise.race([turn, new Promise<void>((resolve) => (flight.jumpQueue = resolve))])
       flight.jumpQueue = undefined

@@ -146,6 +146,29 @@ describe('Redis away', () => {
     expect(await cache.getOrSet('after that', () => 3)).toBe(3)
   })
 
+  test('nor does it wait for one that asks Redis yet, and will find no turn', async () => {
+    const server = await startRedis()
+    const cache = openCache(server.url, testNamespace(), { outageConcurrency: 1, timeout: 400 })
+    await cache.get('k')
+    await server.pause()
+    let open = (): void => {}
+    const begun = new Promise<void>((resolve) => {
+      open = resolve
+    })
+    let running = false
+    const outer = cache.getOrSet('outer', async () => {
+      running = true
+      await begun
+      return cache.getOrSet('shared', () => 2)
+    })
+    await until(() => running, { what: 'the loader' })
+    await sleep(600) // reads are tried again: the next one waits for Redis
+    const shared = cache.getOrSet('shared', () => 2)
+    open()
+    expect(await Promise.all([outer, shared])).toEqual([2, 2])
+    await server.resume()
+  })
+
   test('hardTimeout before Redis has answered: the value in its grace that this process has', async () => {
     const server = await startRedis()
     const options = { timeout: '5s', ttl: 300, grace: '1h', hardTimeout: 100 } as const
